@@ -1,0 +1,1 @@
+"""Cross-resolution person re-identification by deep group-aware representation learning (DGRL)."""

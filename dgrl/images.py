@@ -1,0 +1,43 @@
+"""Decoding, encoding and identifying pictures. Everywhere a picture is uint8 RGB, [H, W, 3]."""
+
+import hashlib
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dgrl.errors import InputError
+
+Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+
+
+def decode(data: bytes, name: str) -> Image:
+    """Decode the bytes of a picture file (PNG, JPEG, BMP, ...) to RGB.
+
+    Args:
+        data: the file's bytes.
+        name: what to call the picture in an error message.
+
+    Raises:
+        InputError: if the bytes are not a whole picture.
+    """
+    encoded = np.frombuffer(data, np.uint8)
+    picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    if picture is None:
+        raise InputError(f"{name} is not a readable picture; restore the file from its source")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def encode_png(image: Image) -> bytes:
+    """Encode losslessly as PNG."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ValueError(f"cannot encode a picture of shape {image.shape}")
+    return data.tobytes()
+
+
+def pixel_sha256(image: Image) -> str:
+    """SHA-256 of the shape and the RGB values: equal pixels, equal digest, whatever the file format."""
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,158 @@
+"""The image tables: Parquet shards with one row per picture.
+
+A table is a folder of ``part-00000.parquet``, ``part-00001.parquet``, ... whose names and bytes are a pure
+function of the rows. The ``image`` column is the ``{bytes, path}`` struct of Hugging Face datasets'
+``Image`` feature, so ``datasets.load_dataset("parquet", ...)``, pandas, polars and DuckDB open it.
+
+Columns have one meaning everywhere:
+
+====================  ==========================================================================
+``image_id``          unique within a table; an LR or SR picture carries the id of its HR twin
+``person_id``         the benchmark's own name of the person
+``camera_id``         the benchmark's own name of the camera
+``subset``            the part of the benchmark that the picture belongs to
+``factor``            down-sampling factor r that made the picture; 1 = untouched
+``width, height``     in pixels
+``pixel_sha256``      of the decoded RGB array (``dgrl.images.pixel_sha256``)
+``image``             the encoded picture, and its name in the source
+====================  ==========================================================================
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgrl.errors import InputError
+from dgrl.files import atomic_file, atomic_folder
+from dgrl.images import Image, decode, encode_png, pixel_sha256
+
+ROWS_PER_SHARD = 1024
+KEYS = ["image_id", "person_id", "camera_id", "subset", "factor", "width", "height", "pixel_sha256"]
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_FIELDS = [
+    *[pa.field(name, pa.string(), nullable=False) for name in KEYS[:4]],
+    pa.field("factor", pa.int8(), nullable=False),
+    pa.field("width", pa.int32(), nullable=False),
+    pa.field("height", pa.int32(), nullable=False),
+    pa.field("pixel_sha256", pa.string(), nullable=False),
+    pa.field("image", _IMAGE, nullable=False),
+]
+_HUGGING_FACE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
+
+IMAGES = pa.schema(_FIELDS, metadata=_HUGGING_FACE)
+SR_IMAGES = IMAGES.append(pa.field("psnr", pa.float64()))  # dB against the HR twin, null where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One picture of a table, still encoded."""
+
+    image_id: str
+    person_id: str
+    camera_id: str
+    subset: str
+    factor: int
+    width: int
+    height: int
+    pixel_sha256: str
+    data: bytes
+    path: str
+    psnr: float | None = None
+
+    @classmethod
+    def from_pixels(
+        cls, pixels: Image, path: str, *, data: bytes | None = None, **keys: str | int
+    ) -> "ImageRow":
+        """A row for decoded ``pixels``, kept as ``data`` if given, else encoded as PNG."""
+        height, width = pixels.shape[:2]
+        return cls(
+            **keys,  # type: ignore[arg-type]
+            width=width,
+            height=height,
+            pixel_sha256=pixel_sha256(pixels),
+            data=encode_png(pixels) if data is None else data,
+            path=path,
+        )
+
+    def pixels(self) -> Image:
+        """Decode the picture."""
+        return decode(self.data, f"{self.path} ({self.image_id})")
+
+
+def write_table(folder: Path, rows: Iterable[ImageRow], schema: pa.Schema = IMAGES) -> int:
+    """Write ``rows`` as the shards of a table, all of them or none.
+
+    Args:
+        folder: the table; replaced if it exists.
+        rows: consumed lazily, one shard in memory at a time.
+        schema: ``IMAGES`` or ``SR_IMAGES``.
+
+    Returns:
+        The number of rows.
+    """
+    with atomic_folder(folder) as building:
+        count = 0
+        for index, shard in enumerate(_batches(rows, ROWS_PER_SHARD)):
+            write_shard(building / shard_name(index), shard, schema)
+            count += len(shard)
+    return count
+
+
+def write_shard(path: Path, rows: list[ImageRow], schema: pa.Schema = IMAGES) -> None:
+    """Write one Parquet file, whole or not at all."""
+    columns: dict[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in KEYS}
+    columns["image"] = [{"bytes": row.data, "path": row.path} for row in rows]
+    if "psnr" in schema.names:
+        columns["psnr"] = [row.psnr for row in rows]
+    with atomic_file(path) as building:
+        pq.write_table(pa.table(columns, schema=schema), building, compression="zstd")
+
+
+def shard_name(index: int) -> str:
+    """``part-00000.parquet`` for 0."""
+    return f"part-{index:05d}.parquet"
+
+
+def shards(folder: Path) -> list[Path]:
+    """The Parquet files of a table, in row order.
+
+    Raises:
+        InputError: if the folder has none.
+    """
+    found = sorted(folder.glob("part-*.parquet"))
+    if not found:
+        raise InputError(f"{folder} holds no table; run the stage that writes it (dvc repro)")
+    return found
+
+
+def read_rows(source: Path) -> Iterator[ImageRow]:
+    """The rows of a table (a folder) or of one shard (a file), a shard in memory at a time."""
+    for path in shards(source) if source.is_dir() else [source]:
+        for values in pq.read_table(path).to_pylist():
+            image = values.pop("image")
+            yield ImageRow(**values, data=image["bytes"], path=image["path"])
+
+
+def read_keys(folder: Path) -> pd.DataFrame:
+    """Every column of a table but the pictures."""
+    paths = shards(folder)
+    columns = [name for name in pq.read_schema(paths[0]).names if name != "image"]
+    parts: list[pd.DataFrame] = [pq.read_table(path, columns=columns).to_pandas() for path in paths]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _batches(rows: Iterable[ImageRow], size: int) -> Iterator[list[ImageRow]]:
+    batch: list[ImageRow] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
