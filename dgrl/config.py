@@ -20,7 +20,7 @@ class Section(BaseModel):
 
         Args:
             values: the mapping of keys to values.
-            name: the section's name, for the message.
+            name: the section's name, for the message; empty for the whole file.
 
         Raises:
             InputError: naming each wrong key, its value and what is allowed.
@@ -32,12 +32,20 @@ class Section(BaseModel):
 
 
 def _explain(section: type[Section], name: str, detail: Any) -> str:
-    key = ".".join([name, *map(str, detail["loc"])])
+    key = ".".join(filter(None, [name, *map(str, detail["loc"])]))
     if detail["type"] == "extra_forbidden":
-        allowed = ", ".join(section.model_fields) if len(detail["loc"]) == 1 else "see the section's comments"
-        return f"params.yaml: {key} is not a known key (allowed: {allowed})"
+        return f"params.yaml: {key} is not a known key (allowed: {_allowed(section, detail['loc'][:-1])})"
     if detail["type"] == "missing":
         return f"params.yaml: {key} is missing"
     reason = detail["msg"].removeprefix("Value error, ")
-    reason = reason[0].lower() + reason[1:]
-    return f"params.yaml: {key} = {detail['input']!r}: {reason}"
+    return f"params.yaml: {key} = {detail['input']!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _allowed(section: type[Section], path: tuple[str, ...]) -> str:
+    """The keys of the section at ``path`` below ``section``."""
+    for key in path:
+        inner = section.model_fields[key].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, Section)
+        section = inner
+    return ", ".join(section.model_fields)

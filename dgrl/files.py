@@ -23,7 +23,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder that takes the place of ``path`` when the block ends without an error."""
+    """Yield an empty temporary folder that takes the place of ``path`` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)

@@ -67,17 +67,31 @@ class ImageRow:
 
     @classmethod
     def from_pixels(
-        cls, pixels: Image, path: str, *, data: bytes | None = None, **keys: str | int
+        cls,
+        pixels: Image,
+        path: str,
+        *,
+        image_id: str,
+        person_id: str,
+        camera_id: str,
+        subset: str,
+        factor: int,
+        data: bytes | None = None,
+        psnr: float | None = None,
     ) -> "ImageRow":
         """A row for decoded ``pixels``, kept as ``data`` if given, else encoded as PNG."""
-        height, width = pixels.shape[:2]
         return cls(
-            **keys,  # type: ignore[arg-type]
-            width=width,
-            height=height,
+            image_id=image_id,
+            person_id=person_id,
+            camera_id=camera_id,
+            subset=subset,
+            factor=factor,
+            width=pixels.shape[1],
+            height=pixels.shape[0],
             pixel_sha256=pixel_sha256(pixels),
             data=encode_png(pixels) if data is None else data,
             path=path,
+            psnr=psnr,
         )
 
     def pixels(self) -> Image:

@@ -1,0 +1,1 @@
+"""One module per benchmark: an official archive, or a generator, in; image rows out."""

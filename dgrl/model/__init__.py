@@ -1,0 +1,1 @@
+"""The DGRL network (paper section III)."""

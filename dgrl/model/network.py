@@ -1,0 +1,141 @@
+"""The DGRL network (paper section III, figure 2)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dgrl.model.backbone import (
+    NON_LOCAL_LAYER2,
+    NON_LOCAL_LAYER3,
+    STEM_CHANNELS,
+    build_backbone,
+    copy_of,
+    with_non_local,
+)
+from dgrl.model.galn import GALN
+from dgrl.model.gem import GeM
+from dgrl.model.params import ModelParams
+from dgrl.model.restormer import RestormerBlock
+
+Stream = Literal["hr", "sr"]
+
+
+class Output(NamedTuple):
+    """What a training step needs; B pairs, so 2B pictures, HR first.
+
+    Branches are main, side branch from stage 2 ('), side branch from stage 3 (''): one or three of them.
+    """
+
+    shallow_hr: Tensor  # f_h [B, 64, H/4, W/4]
+    shallow_sr: Tensor  # f_s [B, 64, H/4, W/4]
+    embeddings: list[Tensor]  # F of each branch, before the batch norm [2B, D]
+    logits: list[Tensor]  # of each branch [2B, persons]
+
+
+class Stem(nn.Module):
+    """Shallow feature extraction of one stream: conv1, bn1, relu, maxpool, f = x + Restormer(x) (III-B).
+
+    Shape: [B, 3, H, W] -> [B, 64, H/4, W/4].
+    """
+
+    def __init__(self, stem: nn.Sequential, restormer: RestormerBlock | None) -> None:
+        super().__init__()
+        self.stem = stem
+        self.restormer = restormer
+
+    def forward(self, images: Tensor) -> Tensor:
+        x: Tensor = self.stem(images)
+        return x if self.restormer is None else x + self.restormer(x)
+
+
+class Head(nn.Module):
+    """GeM, GALN, BNNeck and classifier of one branch (III-C).
+
+    Shape: [B, C, h, w] -> F before the batch norm [B, D], F after it [B, D], logits [B, persons].
+    """
+
+    def __init__(self, channels: int, persons: int, params: ModelParams) -> None:
+        super().__init__()
+        self.pool = GeM()
+        self.galn: nn.Module = nn.Identity()
+        dimension = channels
+        if params.galn:
+            dimension = params.dimension
+            self.galn = GALN(channels, dimension, params.groups, params.group_hidden)
+        self.neck = nn.BatchNorm1d(dimension)
+        self.neck.bias.requires_grad_(False)  # BNNeck: Luo et al., Bag of Tricks, CVPRW 2019
+        self.classifier = nn.Linear(dimension, persons, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, feature_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        embedding: Tensor = self.galn(self.pool(feature_map))
+        normalised: Tensor = self.neck(embedding)
+        logits: Tensor = self.classifier(normalised)
+        return embedding, normalised, logits
+
+
+class DGRL(nn.Module):
+    """Two unshared stems, a shared ResNet, two side branches, three heads.
+
+    Args:
+        params: the ``model`` section.
+        persons: number of training persons.
+    """
+
+    def __init__(self, params: ModelParams, persons: int) -> None:
+        super().__init__()
+        backbone = build_backbone(params.backbone, params.weights, params.last_stride)
+        layer1, layer2, layer3, layer4 = backbone.layers
+        self.stems = nn.ModuleDict({stream: _stem(backbone.stem, params) for stream in ("hr", "sr")})
+        self.side2: nn.Module | None = None
+        self.side3: nn.Module | None = None
+        if params.side_branches:  # residual blocks only, "of the same type" (III-C)
+            self.side2 = copy_of(layer3, layer4)
+            self.side3 = copy_of(layer4)
+        if params.non_local:
+            layer2 = with_non_local(layer2, NON_LOCAL_LAYER2)
+            layer3 = with_non_local(layer3, NON_LOCAL_LAYER3)
+        self.layer1, self.layer2, self.layer3, self.layer4 = layer1, layer2, layer3, layer4
+        branches = 3 if params.side_branches else 1
+        self.heads = nn.ModuleList(Head(backbone.channels, persons, params) for _ in range(branches))
+
+    def forward(self, hr: Tensor, sr: Tensor) -> Output:
+        """The training pass.
+
+        Args:
+            hr: normalised HR pictures [B, 3, H, W], float.
+            sr: their SR twins, in the same order.
+        """
+        shallow_hr, shallow_sr = self.stems["hr"](hr), self.stems["sr"](sr)
+        maps = self._branches(torch.cat([shallow_hr, shallow_sr]))
+        outputs = [head(feature_map) for head, feature_map in zip(self.heads, maps, strict=True)]
+        embeddings, _, logits = map(list, zip(*outputs, strict=True))
+        return Output(shallow_hr, shallow_sr, embeddings, logits)
+
+    def embed(self, images: Tensor, stream: Stream) -> Tensor:
+        """The test pass: the main branch's feature after the batch norm, L2-normalised (IV-B).
+
+        Args:
+            images: normalised pictures [B, 3, H, W], float.
+            stream: ``hr`` for gallery pictures, ``sr`` for queries.
+
+        Returns:
+            Embeddings [B, D], float32, of unit length.
+        """
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stems[stream](images)))))
+        _, normalised, _ = self.heads[0](x)
+        return nn.functional.normalize(normalised.float(), dim=1)
+
+    def _branches(self, x: Tensor) -> list[Tensor]:
+        stage2 = self.layer2(self.layer1(x))
+        stage3 = self.layer3(stage2)
+        maps = [self.layer4(stage3)]
+        if self.side2 is not None and self.side3 is not None:
+            maps += [self.side2(stage2), self.side3(stage3)]
+        return maps
+
+
+def _stem(stem: nn.Sequential, params: ModelParams) -> Stem:
+    restormer = RestormerBlock(STEM_CHANNELS, params.heads, params.expansion) if params.restormer else None
+    return Stem(copy_of(*stem), restormer)

@@ -1,0 +1,45 @@
+"""The dot-product non-local block of the feature embedding module (paper III-C, Table III).
+
+Reference: Wang et al., Non-local Neural Networks, CVPR 2018.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class NonLocalBlock(nn.Module):
+    """x + BN(W(softmax-free attention)): y_i = 1/N sum_j (theta(x_i) . phi(x_j)) g(x_j).
+
+    The batch norm of W starts at zero, so the block is the identity at the start and can be put into
+    pretrained layers. The inner width is C/2 (AGW's public code has 1, by an accident of ``r // r``).
+
+    Shape: [B, C, H, W] -> [B, C, H, W].
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = channels // 2
+        self.theta = nn.Conv2d(channels, inner, 1)
+        self.phi = nn.Conv2d(channels, inner, 1)
+        self.g = nn.Conv2d(channels, inner, 1)
+        self.project = nn.Sequential(nn.Conv2d(inner, channels, 1), nn.BatchNorm2d(channels))
+        nn.init.zeros_(self.norm.weight)
+        nn.init.zeros_(self.norm.bias)
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """W's batch norm."""
+        norm = self.project[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta = self.theta(x).flatten(2)  # [B, C/2, N]
+        phi = self.phi(x).flatten(2)
+        g = self.g(x).flatten(2)
+        # Without a softmax the product is associative: (theta^T phi) g = theta^T (phi g^T), C/2 x C/2 wide
+        # instead of N x N.
+        context = phi @ g.transpose(1, 2) / phi.shape[-1]  # [B, C/2, C/2]
+        y = context.transpose(1, 2) @ theta  # [B, C/2, N]
+        projected: Tensor = self.project(torch.unflatten(y, -1, x.shape[2:]))
+        return x + projected

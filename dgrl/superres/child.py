@@ -1,0 +1,171 @@
+"""The child process of ``dgrl.superres.pretrain``: basicsr's ``train_pipeline`` on an image table.
+
+    python -m dgrl.superres.child OPTIONS.yml PARENT_PID
+
+basicsr owns the network, the loss, the optimizer and the loop. What is here is what it has no class for:
+pictures from Parquet, pairs made by area down-sampling, and results as safetensors, JSON and CSV.
+"""
+
+import csv
+import json
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from basicsr.metrics import calculate_psnr, calculate_ssim
+from basicsr.models.sr_model import SRModel
+from basicsr.train import train_pipeline
+from basicsr.utils import tensor2img
+from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
+from safetensors.torch import save_file
+from torch.utils.data import Dataset
+
+from dgrl.errors import InputError
+from dgrl.images import Image
+from dgrl.random import named_generator
+from dgrl.shards import die_with_parent
+from dgrl.tables import read_rows
+
+_EXACT = 100.0  # dB for equal pictures, so that a mean stays finite
+
+logger = logging.getLogger("dgrl.superres")
+
+
+@DATASET_REGISTRY.register()
+class TableDataset(Dataset[dict[str, Any]]):
+    """Pairs of an LR and an HR picture from an image table, decoded once into memory.
+
+    Options: ``table``, ``scale``, ``held_out`` (person ids), ``phase``. "val" gives the held-out persons'
+    whole pictures; "train" gives random patches of all others, by ``patch`` (HR pixels) and ``seed``.
+
+    Items: ``lq`` [3, h, w] and ``gt`` [3, h * scale, w * scale], float32 RGB in [0, 1], with the image_id
+    as ``lq_path`` and ``gt_path``.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self.opt = opt  # basicsr reads it back
+        self.scale: int = opt["scale"]
+        self.training = opt["phase"] == "train"
+        held_out = set(opt["held_out"])
+        rows = [row for row in read_rows(Path(opt["table"])) if (row.person_id in held_out) != self.training]
+        self.image_ids = [row.image_id for row in rows]
+        self.pairs = [_pair(row.pixels(), self.scale) for row in rows]
+        self.visits = [0] * len(rows)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        lr, hr = self._patch(index) if self.training else self.pairs[index]
+        name = self.image_ids[index]
+        return {"lq": _tensor(lr), "gt": _tensor(hr), "lq_path": name, "gt_path": name}
+
+    def _patch(self, index: int) -> tuple[Image, Image]:
+        """A random patch, mirrored half of the time; never upside down or turned: these are people."""
+        lr, hr = self.pairs[index]
+        name, seed, scale = self.image_ids[index], self.opt["seed"], self.scale
+        draws = named_generator("rcan", seed, "patch", name, self.visits[index])
+        self.visits[index] += 1
+        side = self.opt["patch"] // scale
+        top = int(draws.integers(lr.shape[0] - side, endpoint=True))
+        left = int(draws.integers(lr.shape[1] - side, endpoint=True))
+        step = -1 if draws.random() < 0.5 else 1
+        return (
+            lr[top : top + side, left : left + side][:, ::step],
+            hr[top * scale : (top + side) * scale, left * scale : (left + side) * scale][:, ::step],
+        )
+
+
+def _pair(picture: Image, scale: int) -> tuple[Image, Image]:
+    """LR and HR, the HR cut to a multiple of ``scale``.
+
+    A patch of the LR picture at whole LR pixels is then the down-sampled patch of the HR picture, so one
+    down-sampling per picture does for every patch.
+    """
+    height, width = (side // scale for side in picture.shape[:2])
+    hr = picture[: height * scale, : width * scale]
+    lr = cv2.resize(hr, (width, height), interpolation=cv2.INTER_AREA)
+    return lr.astype(np.uint8, copy=False), hr
+
+
+def _tensor(picture: Image) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255  # [3, H, W]
+
+
+@MODEL_REGISTRY.register()
+class TableSRModel(SRModel):  # type: ignore[misc]
+    """basicsr's SRModel that watches the loss and writes its results as open formats."""
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        super().__init__(opt)
+        self.output_folder = Path(opt["output"])
+        self.losses: list[float] = []
+        self.curve: list[tuple[int, float]] = []
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        super().optimize_parameters(current_iter)
+        loss = self.log_dict["l_pix"]
+        if not math.isfinite(loss):
+            (rate,) = self.get_current_learning_rate()
+            raise InputError(
+                f"{self.opt['name']}: the L1 loss is {loss} at iteration {current_iter} "
+                f"(learning rate {rate:.3g}); lower rcan.learning_rate or raise rcan.warmup"
+            )
+        self.losses.append(loss)
+        last = current_iter == self.opt["train"]["total_iter"]
+        if last or current_iter % self.opt["logger"]["print_freq"] == 0:
+            self.curve.append((current_iter, float(np.mean(self.losses))))
+            self.losses.clear()
+            logger.info("iteration %d", current_iter)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Write the network (of the moving average, if on) and the curve of the loss."""
+        network = self.get_bare_model(self.net_g_ema if self.ema_decay else self.net_g)
+        state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+        architecture = {key: value for key, value in self.opt["network_g"].items() if key != "type"}
+        save_file(state, self.output_folder / "rcan.safetensors", {"architecture": json.dumps(architecture)})
+        with (self.output_folder / "loss.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("iteration", "loss"), *self.curve])
+
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """Compare with bicubic on whole pictures and write metrics.json."""
+        scores = []
+        for batch in dataloader:
+            self.feed_data(batch)
+            self.test()
+            lr, sr, hr = (tensor2img(picture, rgb2bgr=False) for picture in (self.lq, self.output, self.gt))
+            bicubic = cv2.resize(lr, hr.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+            scores.append([*_scores(sr, hr), *_scores(bicubic, hr)])
+        names = ["psnr", "ssim", "bicubic_psnr", "bicubic_ssim"]
+        metrics = dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
+        metrics["gain_psnr"] = metrics["psnr"] - metrics["bicubic_psnr"]
+        metrics |= {"images": len(scores), "iterations": self.opt["train"]["total_iter"]}
+        (self.output_folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def _scores(picture: Image, hr: Image) -> tuple[float, float]:
+    """PSNR (dB) and SSIM over RGB, uint8 [H, W, 3]."""
+    return min(calculate_psnr(picture, hr, 0), _EXACT), calculate_ssim(picture, hr, 0)
+
+
+def main() -> None:
+    """Train as the option file says; an InputError is the last line of the output and status EX_DATAERR."""
+    _, option_file, parent = sys.argv
+    die_with_parent(int(parent))
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    sys.argv = [sys.argv[0], "-opt", option_file]  # train_pipeline reads them
+    try:
+        train_pipeline(str(Path(option_file).parent))
+    except InputError as error:
+        logger.error("%s", error)
+        sys.exit(os.EX_DATAERR)
+
+
+if __name__ == "__main__":
+    main()

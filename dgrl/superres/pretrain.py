@@ -1,0 +1,239 @@
+"""RCAN, trained by basicsr itself in a child process, one model per down-sampling factor.
+
+This module makes basicsr's options and starts the child (``dgrl.superres.child``), which imports torch;
+this one does not.
+
+Reference: Zhang et al., Image Super-Resolution Using Very Deep Residual Channel Attention Networks,
+ECCV 2018.
+"""
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import pandas as pd
+import yaml
+from pydantic import Field, Strict, model_validator
+
+from dgrl.config import IntTuple, Section
+from dgrl.errors import InputError
+from dgrl.files import atomic_folder
+from dgrl.progress import progress
+from dgrl.random import named_generator, named_seed
+from dgrl.tables import read_keys
+
+PUBLISHED = ("rcan.safetensors", "metrics.json", "loss.csv")
+
+_GAMMA = 0.5  # learning rate's factor at a milestone, as in RCAN
+_BETAS = [0.9, 0.99]  # Adam's, as in basicsr's option files for RCAN
+_ITERATIONS_PER_EPOCH = 1000  # basicsr's epoch only sets how often it shuffles
+_ITERATION = re.compile(r"iteration (\d+)")
+_LOG_TAIL = 15  # lines of the log that an error quotes
+
+logger = logging.getLogger(__name__)
+
+
+class RcanParams(Section):
+    """RCAN's architecture and training. The defaults are the authors'."""
+
+    features: int = Field(64, ge=1)
+    groups: int = Field(10, ge=1)
+    blocks: int = Field(20, ge=1)
+    squeeze: int = Field(16, ge=1)
+    res_scale: float = Field(1.0, gt=0)
+    iterations: int = Field(300_000, ge=1)
+    batch: int = Field(16, ge=1)
+    patch: int = Field(48, ge=12)  # HR pixels; SSIM's window is 11
+    learning_rate: float = Field(1e-4, gt=0)
+    milestones: Annotated[tuple[float, ...], Strict(False)] = (2 / 3,)  # fractions of the iterations
+    warmup: int = Field(0, ge=0)  # iterations
+    ema_decay: float = Field(0.999, ge=0, lt=1)  # 0 = off
+    val_fraction: float = Field(0.05, gt=0, lt=1)  # of the training persons
+    scales: IntTuple = (2, 3, 4)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.features < self.squeeze:
+            raise ValueError(f"features must be at least squeeze ({self.squeeze}), not {self.features}")
+        if not self.scales or any(scale not in (2, 3, 4, 8) for scale in self.scales):
+            raise ValueError(f"scales must be some of 2, 3, 4 and 8, not {self.scales}")
+        if self.patch % math.lcm(*self.scales):
+            raise ValueError(f"patch must be divisible by every scale of {self.scales}, not {self.patch}")
+        if any(not 0 < fraction < 1 for fraction in self.milestones):
+            raise ValueError(f"milestones must be fractions between 0 and 1, not {self.milestones}")
+        return self
+
+
+def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work: Path) -> dict[str, float]:
+    """Train RCAN x ``scale`` on a table of HR pictures.
+
+    The same table, params and number of threads give the same weights, byte for byte, on one CPU.
+
+    Args:
+        train_hr: an image table; LR pictures are made from it by area down-sampling.
+        output: the folder to publish, all of it or nothing: ``rcan.safetensors`` (with its architecture in
+            the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since the last row).
+        scale: one of ``params.scales``.
+        params: architecture and training.
+        work: a temporary folder for basicsr's own files; the caller removes it.
+
+    Returns:
+        PSNR (dB) and SSIM over RGB of the held-out persons' pictures: ``psnr, ssim, bicubic_psnr,
+        bicubic_ssim, gain_psnr``; and ``images, iterations``.
+
+    Raises:
+        InputError: if a picture is smaller than the patch, there are fewer than two persons, a picture is
+            unreadable or the loss is not finite.
+        RuntimeError: if basicsr fails, with the end of its log.
+    """
+    run = work.resolve() / f"rcan_x{scale}"
+    settings = options(train_hr.resolve(), scale, params, run)
+    shutil.rmtree(run, ignore_errors=True)  # basicsr would rename an old one and keep it
+    Path(settings["output"]).mkdir(parents=True)
+    option_file = run / "options.yml"
+    option_file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    _run_child(option_file, run / "log.txt", f"RCAN x{scale}", params.iterations)
+    with atomic_folder(output) as building:
+        for name in PUBLISHED:
+            shutil.copyfile(Path(settings["output"]) / name, building / name)
+    metrics: dict[str, float] = json.loads((output / "metrics.json").read_text())
+    return metrics
+
+
+def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[str, Any]:
+    """basicsr's option file, as a mapping; ``run`` is the folder for all that basicsr writes.
+
+    Raises:
+        InputError: see ``pretrain``.
+    """
+    if scale not in params.scales:
+        raise InputError(f"RCAN x{scale} is not in rcan.scales {params.scales}; add it there")
+    keys = read_keys(train_hr)
+    _check_sizes(keys, params, train_hr)
+    persons = held_out(keys["person_id"].unique().tolist(), params.val_fraction, params.seed)
+    training = int((~keys["person_id"].isin(persons)).sum())
+    epoch = min(params.iterations, _ITERATIONS_PER_EPOCH) * params.batch
+    source = {"type": "TableDataset", "table": str(train_hr), "held_out": persons}
+    return {
+        "name": run.name,
+        "model_type": "TableSRModel",
+        "scale": scale,
+        "num_gpu": "auto",
+        "manual_seed": named_seed("rcan", params.seed, scale) % 2**32,  # NumPy's global seed has 32 bits
+        "output": str(run / "output"),
+        "datasets": {
+            "train": {
+                **source,
+                "name": "train",
+                "seed": params.seed,
+                "patch": params.patch,
+                "batch_size_per_gpu": params.batch,
+                "num_worker_per_gpu": 0,  # the pictures are in memory; and so the draws are reproducible
+                "dataset_enlarge_ratio": math.ceil(epoch / training),
+            },
+            "val": {**source, "name": "held-out persons"},
+        },
+        "network_g": {
+            "type": "RCAN",
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "num_feat": params.features,
+            "num_group": params.groups,
+            "num_block": params.blocks,
+            "squeeze_factor": params.squeeze,
+            "upscale": scale,
+            "res_scale": params.res_scale,
+        },
+        "path": {"experiments_root": str(run / "experiments")},
+        "train": {
+            "ema_decay": params.ema_decay,
+            "optim_g": {"type": "Adam", "lr": params.learning_rate, "betas": _BETAS},
+            "scheduler": {
+                "type": "MultiStepLR",
+                "milestones": [round(fraction * params.iterations) for fraction in params.milestones],
+                "gamma": _GAMMA,
+            },
+            "total_iter": params.iterations,
+            "warmup_iter": params.warmup,
+            "pixel_opt": {"type": "L1Loss"},
+        },
+        # basicsr validates and saves once more at the end: that is the only time wanted.
+        "val": {"val_freq": params.iterations + 1, "save_img": False},
+        "logger": {
+            "print_freq": max(1, params.iterations // 200),
+            "save_checkpoint_freq": params.iterations + 1,
+            "use_tb_logger": False,
+        },
+    }
+
+
+def held_out(person_ids: list[str], fraction: float, seed: int) -> list[str]:
+    """The training persons kept for validation: each by a draw of their own, at least one, never all.
+
+    Raises:
+        InputError: if there are fewer than two persons.
+    """
+    if len(person_ids) < 2:
+        raise InputError(
+            f"RCAN needs pictures of two persons or more (one is held out), not {len(person_ids)}"
+        )
+    draws = {person: named_generator("rcan", seed, "val", person).random() for person in person_ids}
+    below = sum(draw < fraction for draw in draws.values())
+    count = min(max(below, 1), len(person_ids) - 1)
+    return sorted(sorted(draws, key=draws.__getitem__)[:count])
+
+
+def _check_sizes(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> None:
+    smallest = keys.iloc[keys[["width", "height"]].min(axis="columns").argmin()]
+    side = min(smallest["width"], smallest["height"])
+    if side < params.patch:
+        unit = math.lcm(*params.scales)
+        raise InputError(
+            f"rcan.patch = {params.patch} is larger than picture {smallest['image_id']} of {train_hr} "
+            f"({smallest['width']}x{smallest['height']}); set it to at most {side // unit * unit}"
+        )
+
+
+def _run_child(option_file: Path, log: Path, name: str, iterations: int) -> None:
+    """Run basicsr; its output goes to ``log`` and to this module's logger."""
+    command = [sys.executable, "-m", "dgrl.superres.child", str(option_file), str(os.getpid())]
+    # basicsr would spread one small network over every GPU and multiply the batch by their number.
+    one_gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    child = subprocess.Popen(
+        command,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": one_gpu},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    with child, log.open("w") as file, progress("iteration") as display:
+        task = display.add_task(name, total=iterations)
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                file.write(line)
+                logger.debug("%s", line.rstrip())
+                if found := _ITERATION.match(line):
+                    display.update(task, completed=int(found[1]))
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        _explain(child.returncode, log, name)
+
+
+def _explain(status: int, log: Path, name: str) -> None:
+    tail = log.read_text().splitlines()[-_LOG_TAIL:]
+    if status == os.EX_DATAERR:
+        raise InputError(tail[-1])
+    reason = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
+    raise RuntimeError("\n".join([f"{name} {reason}; the end of {log}:", *tail]))

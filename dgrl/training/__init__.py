@@ -1,0 +1,1 @@
+"""Training on HR/SR pairs (paper section IV-C)."""

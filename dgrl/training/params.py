@@ -1,0 +1,54 @@
+"""``loss:``, ``augment:`` and ``train:`` of params.yaml; without torch, which takes seconds to import.
+
+The defaults are the paper's (IV-C); (d) marks what it leaves open.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dgrl.config import Section
+
+Weight = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class LossParams(Section):
+    """``loss:`` of params.yaml; the defaults are the paper's (IV-C), (d) marks what it leaves open."""
+
+    gamma: Weight = 5.0  # of L1, eq. 13
+    alpha1: Weight = 0.5  # ID of the side branch from stage 2, eq. 7
+    beta1: Weight = 0.5  # ID of the side branch from stage 3, eq. 7
+    alpha2: Weight = 0.5  # WRT of the side branch from stage 2, eq. 9
+    beta2: Weight = 0.5  # WRT of the side branch from stage 3, eq. 9
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # xi of eq. 6
+    wrt: bool = True  # Table II
+    l1: bool = True  # Table II
+    kl: bool = True  # Table II
+
+
+class AugmentParams(Section):
+    """``augment:`` of params.yaml; all of it (d), the paper names no augmentation."""
+
+    flip: Probability = 0.5  # probability of a horizontal flip
+    pad: Annotated[int, Field(ge=0)] = 10  # pixels of black border before the random crop
+    erase: Probability = 0.5  # probability of random erasing
+
+
+class TrainParams(Section):
+    """``train:`` of params.yaml; the defaults are the paper's (IV-C), (d) marks what it leaves open."""
+
+    seed: int = 0
+    persons_per_batch: Annotated[int, Field(ge=2)] = 16
+    pairs_per_person: Positive = 3
+    epochs: Positive = 70
+    learning_rate: Annotated[float, Field(gt=0)] = 0.013
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    decay_every: Positive = 30  # epochs
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0  # (d) linear, from a hundredth of the learning rate
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
+    log_every: Positive = 20  # steps
+    checkpoint_every: Positive = 100  # steps

@@ -1,0 +1,144 @@
+"""The ``dgrl`` command: one subcommand per stage."""
+
+import logging
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from dgrl.errors import InputError
+from dgrl.files import atomic_file
+from pipeline.params import DatasetName, load_params
+
+PRESETS = Path("presets")
+
+app = typer.Typer(
+    name="dgrl",
+    help="Cross-resolution person re-identification (DGRL). `dvc repro` runs the stages in order; each is a "
+    "subcommand here, reads params.yaml, and writes under data/<dataset>/.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Dataset = StrEnum("Dataset", {name: name for name in get_args(DatasetName)})
+DatasetArgument = Annotated[Dataset, typer.Argument(help="The dataset, one of params.yaml's `datasets`.")]
+logger = logging.getLogger(__name__)
+
+
+@app.command()
+def download(dataset: DatasetArgument) -> None:
+    """Read the benchmark's archive (or generate the synthetic set) into data/<dataset>/images.
+
+    The archive is the one that params.yaml names at source.<dataset>.archive, else one in data/drop/. It is
+    checked and read member by member; nothing is unpacked.
+    """
+    from pipeline.download import download as run
+
+    run(_name(dataset), load_params())
+
+
+@app.command()
+def split(
+    dataset: DatasetArgument,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+) -> None:
+    """Build the multi-low-resolution (MLR) training, query and gallery tables in data/<dataset>/mlr.
+
+    Same params, same pixels, whatever the number of processes. split.json has the persons, the factors, the
+    options and a digest of each table. Parameters: mlr.
+    """
+    from pipeline.split import split as run
+
+    counts = run(_name(dataset), load_params(), workers)
+    logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+@app.command("pretrain-sr")
+def pretrain_sr(
+    dataset: DatasetArgument,
+    scale: Annotated[int, typer.Argument(help="The down-sampling factor that the network undoes.")],
+) -> None:
+    """Train RCAN of one scale with basicsr on the HR training pictures, into data/<dataset>/rcan.
+
+    Some training persons are held out to measure PSNR and SSIM against bicubic interpolation; test persons
+    are never seen. Parameters: rcan.
+    """
+    from pipeline.pretrain_sr import pretrain_sr as run
+
+    metrics = run(_name(dataset), scale, load_params())
+    logger.info(
+        "%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, metrics["psnr"], metrics["bicubic_psnr"]
+    )
+
+
+@app.command("cache-sr")
+def cache_sr(dataset: DatasetArgument) -> None:
+    """Compute the super-resolved (SR) picture of every LR picture, into data/<dataset>/sr.
+
+    Parameters: sr, rcan.scales.
+    """
+    from pipeline.cache_sr import cache_sr as run
+
+    run(_name(dataset), load_params())
+
+
+@app.command()
+def train(dataset: DatasetArgument) -> None:
+    """Train the DGRL network on HR/SR pairs, into data/<dataset>/dgrl.
+
+    A killed run goes on where its last checkpoint was (.work/), and ends with the same weights.
+    Parameters: model, loss, augment, train.
+    """
+    from pipeline.train import train as run
+
+    run(_name(dataset), load_params())
+
+
+@app.command()
+def evaluate(dataset: DatasetArgument) -> None:
+    """Rank the HR gallery for every SR query: CMC, mAP, mINP, curves, report and embeddings, into eval/.
+
+    rank1, rank5 and rank10 are single-shot: one gallery picture per person, exact expectation over all such
+    galleries. Parameters: evaluate.
+    """
+    from pipeline.evaluate import evaluate as run
+
+    figures = run(_name(dataset), load_params())
+    shown = ", ".join(f"{name} {figures[name]:.1f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
+    logger.info("%s: %s", dataset, shown)
+
+
+@app.command()
+def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")]) -> None:
+    """Put a preset in place of params.yaml: paper, viper-laptop, or synthetic (the file as committed)."""
+    allowed = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in allowed:
+        raise InputError(
+            f"no preset {name!r} (allowed: {', '.join(allowed)}); run dgrl in the project's folder"
+        )
+    source = PRESETS / f"{name}.yaml"
+    load_params(source)
+    with atomic_file(Path("params.yaml")) as file:
+        shutil.copyfile(source, file)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and status 1."""
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+def _name(dataset: Dataset) -> DatasetName:
+    return dataset.value

@@ -1,0 +1,160 @@
+"""Stage evaluate: the trained network's figures on query and gallery."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
+from dgrl.evaluation.report import Example, Match, choose_examples, render
+from dgrl.extractor import Extractor
+from dgrl.files import atomic_folder
+from dgrl.model.network import DGRL
+from dgrl.model.params import ModelParams
+from dgrl.random import named_seed
+from dgrl.tables import read_rows
+from dgrl.training.checkpoint import load_model
+from dgrl.training.image_bank import ImageBank, load_bank
+from pipeline.params import DatasetName, Params
+from pipeline.paths import Paths
+
+
+def evaluate(dataset: DatasetName, params: Params) -> dict[str, float]:
+    """Write ``data/<dataset>/eval``; returns the headline figures, in percent."""
+    paths = Paths(dataset)
+    model, model_params = load_model(paths.model)
+    size = model_params.height, model_params.width
+    query_bank, gallery_bank = load_bank(paths.sr("query"), *size), load_bank(paths.mlr("gallery"), *size)
+    query, gallery = _embed(model, model_params, query_bank, gallery_bank)
+    ranking = rank(query, gallery, cmc_length=params.evaluate.cmc_length)
+    figures = _figures(ranking, query_bank.keys)
+    if params.evaluate.single_shot_draws:
+        figures |= _drawn(query, gallery, params)
+    if params.evaluate.untrained:
+        untrained = rank(*_embed(_untrained(model_params, params), model_params, query_bank, gallery_bank))
+        figures |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
+    options = _options(dataset, params)
+    with atomic_folder(paths.eval) as folder:
+        metrics = {dataset: _nested(figures) | {"options": options}}
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        _curves(ranking).to_csv(folder / "cmc.csv", index=False)
+        examples = _examples(paths, ranking, query, gallery, params.evaluate.examples)
+        report = render(f"DGRL on {dataset}", figures, ranking.single_shot_cmc.tolist(), options, examples)
+        (folder / "report.html").write_text(report)
+        pq.write_table(
+            _embeddings_table(query_bank, query, gallery_bank, gallery), folder / "embeddings.parquet"
+        )
+    return figures
+
+
+def _embed(
+    model: DGRL, params: ModelParams, query: ImageBank, gallery: ImageBank
+) -> tuple[Embeddings, Embeddings]:
+    """Queries through the SR stem, gallery through the HR stem (III-B), with common integer codes."""
+    extractor = Extractor(model, params.height, params.width)
+    keys = pd.concat([query.keys, gallery.keys])
+    persons = pd.factorize(keys.person_id, sort=True)[0]
+    cameras = pd.factorize(keys.camera_id, sort=True)[0]
+    cut = len(query)
+    return (
+        Embeddings(extractor.embed_tensor(query.images, "sr"), persons[:cut], cameras[:cut]),
+        Embeddings(extractor.embed_tensor(gallery.images, "hr"), persons[cut:], cameras[cut:]),
+    )
+
+
+def _untrained(model_params: ModelParams, params: Params) -> DGRL:
+    torch.manual_seed(named_seed("untrained", params.evaluate.seed))
+    return DGRL(model_params.model_copy(update={"weights": "none"}), persons=1)
+
+
+def _figures(ranking: Ranking, query_keys: pd.DataFrame) -> dict[str, float]:
+    figures = ranking.metrics()
+    for factor in sorted(set(query_keys.factor)):
+        chosen = query_keys.factor.to_numpy() == factor
+        if ranking.counted[chosen].any():
+            figures[f"factor{factor}.rank1"] = ranking.select(chosen).metrics()["rank1"]
+    return figures
+
+
+def _drawn(query: Embeddings, gallery: Embeddings, params: Params) -> dict[str, float]:
+    options = params.evaluate
+    mean, std = single_shot_draws(query, gallery, draws=options.single_shot_draws, seed=options.seed)
+    return {
+        f"drawn.rank{k}{suffix}": float(values[k - 1])
+        for k in (1, 5, 10)
+        for suffix, values in (("", mean), ("_std", std))
+    }
+
+
+def _options(dataset: DatasetName, params: Params) -> dict[str, Any]:
+    """Every choice that the figures depend on and that the paper leaves open."""
+    split = json.loads(Paths(dataset).split.read_text())
+    return {
+        **{f"mlr.{name}": _scalar(value) for name, value in split["options"].items()},
+        "sr.method": params.sr.method,
+        "train.epochs": params.train.epochs,
+        "model.backbone": params.model.backbone,
+        "model.size": f"{params.model.height}x{params.model.width}",
+    }
+
+
+def _scalar(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _nested(figures: dict[str, float]) -> dict[str, Any]:
+    """Dotted names become nested mappings, which is how DVC shows them."""
+    nested: dict[str, Any] = {}
+    for name, value in figures.items():
+        *path, last = name.split(".")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = round(value, 4)
+    return nested
+
+
+def _curves(ranking: Ranking) -> pd.DataFrame:
+    single, multi = ranking.single_shot_cmc, ranking.cmc
+    return pd.DataFrame({"rank": np.arange(1, len(single) + 1), "single_shot": single, "multi_shot": multi})
+
+
+def _examples(
+    paths: Paths, ranking: Ranking, query: Embeddings, gallery: Embeddings, count: int
+) -> list[Example]:
+    chosen = choose_examples(ranking.best_rank == 1, count)
+    picked = Embeddings(query.features[chosen], query.person_ids[chosen], query.camera_ids[chosen])
+    found = nearest(picked, gallery)
+    wanted = {int(row) for rows in found for row in rows}
+    queries = {i: row for i, row in enumerate(read_rows(paths.sr("query"))) if i in set(chosen)}
+    galleries = {i: row for i, row in enumerate(read_rows(paths.mlr("gallery"))) if i in wanted}
+    examples = []
+    for index, rows in zip(chosen, found, strict=True):
+        shown = queries[index]
+        matches = [
+            Match(
+                galleries[row].data,
+                f"{galleries[row].person_id}, {galleries[row].camera_id}",
+                galleries[row].person_id == shown.person_id,
+            )
+            for row in map(int, rows)
+        ]
+        caption = f"{shown.person_id}, {shown.camera_id}, factor {shown.factor}"
+        examples.append(Example(shown.data, caption, matches))
+    return examples
+
+
+def _embeddings_table(
+    query_bank: ImageBank, query: Embeddings, gallery_bank: ImageBank, gallery: Embeddings
+) -> pa.Table:
+    """Columns image_id, person_id, camera_id, subset, factor and embedding, queries first."""
+    columns = ["image_id", "person_id", "camera_id", "subset", "factor"]
+    keys = pd.concat([query_bank.keys, gallery_bank.keys], ignore_index=True)[columns]
+    features = np.concatenate([query.features, gallery.features])
+    table = pa.Table.from_pandas(keys, preserve_index=False)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+    return table.append_column("embedding", embedding)

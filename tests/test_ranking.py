@@ -1,0 +1,324 @@
+"""Ranking against slow, independent implementations of the same definitions."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgrl.errors import InputError
+from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
+from dgrl.random import named_generator
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def embeddings(features, person_ids, camera_ids):
+    return Embeddings(unit(np.asarray(features, float)), np.asarray(person_ids), np.asarray(camera_ids))
+
+
+def random_set(generator, count, persons, cameras, dimension=3):
+    """Features on a coarse grid, so that many distances are exactly equal."""
+    grid = generator.integers(-1, 2, (count, dimension))
+    grid[~grid.any(axis=1)] = 1
+    return embeddings(grid, generator.integers(0, persons, count), generator.integers(0, cameras, count))
+
+
+def distances(query, gallery, row):
+    """In float64, with what float32 rounding blurs made equal."""
+    return np.round(1 - gallery.features.astype(float) @ query.features[row].astype(float), 5)
+
+
+def slow_multi_shot(query, gallery, length):
+    """The textbook: sort the whole list of every query and walk down. Non-matches first among equals."""
+    firsts, aps, inps, counted = [], [], [], []
+    for row, (person, camera) in enumerate(zip(query.person_ids, query.camera_ids, strict=True)):
+        distance = distances(query, gallery, row)
+        listed = sorted(
+            (distance[g], gallery.person_ids[g] == person)
+            for g in range(len(distance))
+            if not (gallery.person_ids[g] == person and gallery.camera_ids[g] == camera)
+        )
+        ranks = [place for place, (_, match) in enumerate(listed, start=1) if match]
+        counted.append(bool(ranks))
+        if ranks:
+            firsts.append(ranks[0])
+            aps.append(sum(found / place for found, place in enumerate(ranks, start=1)) / len(ranks))
+            inps.append(len(ranks) / ranks[-1])
+    cmc = [100 * sum(first <= k for first in firsts) / len(firsts) for k in range(1, length + 1)]
+    return counted, cmc, 100 * sum(aps) / len(aps), 100 * sum(inps) / len(inps)
+
+
+def slow_single_shot(query, gallery, length):
+    """Every possible single-shot gallery of every query, one by one: [counted queries, length]."""
+    curves = []
+    for row, (person, camera) in enumerate(zip(query.person_ids, query.camera_ids, strict=True)):
+        distance = distances(query, gallery, row)
+        images = {
+            int(other): np.flatnonzero(gallery.person_ids == other) for other in set(gallery.person_ids)
+        }
+        true = [g for g in images.pop(int(person), []) if gallery.camera_ids[g] != camera]
+        ranks = [
+            1 + sum(distance[g] <= distance[p] for g in others)
+            for p in true
+            for others in itertools.product(*images.values())
+        ]
+        if ranks:
+            curves.append([100 * np.mean([place <= k for place in ranks]) for k in range(1, length + 1)])
+    return np.array(curves)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_multi_shot_agrees_with_sorting_every_list(seed):
+    generator = named_generator("test_ranking", seed)
+    query = random_set(generator, 60, persons=12, cameras=3)
+    gallery = random_set(generator, 90, persons=9, cameras=3)  # persons 9 to 11 are absent
+
+    found = rank(query, gallery, cmc_length=15, chunk=17)
+
+    counted, cmc, mean_ap, mean_inp = slow_multi_shot(query, gallery, 15)
+    assert 0 < sum(counted) < 60
+    np.testing.assert_array_equal(found.counted, counted)
+    np.testing.assert_allclose(found.cmc, cmc, atol=1e-9)
+    assert found.mean_ap == pytest.approx(mean_ap, abs=1e-9)
+    assert found.mean_inp == pytest.approx(mean_inp, abs=1e-9)
+
+
+def test_hundreds_of_positives():
+    generator = named_generator("test_ranking", "many")
+    query = random_set(generator, 5, persons=2, cameras=1)
+    gallery = replace(random_set(generator, 700, persons=2, cameras=1), camera_ids=np.ones(700, int))
+    assert np.bincount(gallery.person_ids).min() > 255  # more than a byte counts
+
+    found = rank(query, gallery)
+
+    _, cmc, mean_ap, mean_inp = slow_multi_shot(query, gallery, 20)
+    np.testing.assert_allclose(found.cmc, cmc, atol=1e-9)
+    assert (found.mean_ap, found.mean_inp) == pytest.approx((mean_ap, mean_inp), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_single_shot_is_the_mean_over_all_galleries(seed):
+    generator = named_generator("test_ranking", seed)
+    query = random_set(generator, 12, persons=6, cameras=2)
+    gallery = random_set(generator, 13, persons=5, cameras=2)
+
+    found = rank(query, gallery, cmc_length=6)
+
+    expected = slow_single_shot(query, gallery, 6)
+    assert ((expected > 0) & (expected < 100)).any()
+    np.testing.assert_allclose(found.single_shot[found.counted], expected, atol=1e-9)
+
+
+def test_single_shot_is_what_many_draws_approach():
+    generator = named_generator("test_ranking", "draws")
+    query = embeddings(generator.normal(size=(80, 8)), generator.integers(0, 40, 80), np.zeros(80, int))
+    persons = generator.integers(0, 40, 200)
+    gallery = embeddings(generator.normal(size=(200, 8)), persons, generator.integers(0, 3, 200))
+
+    mean, deviation = single_shot_draws(query, gallery, draws=400, seed=1)
+
+    error = np.abs(mean - rank(query, gallery).single_shot_cmc)
+    assert deviation[0] > 0
+    assert (error <= 4 * deviation / math.sqrt(400)).all()
+
+
+def test_draws_depend_on_the_seed_only():
+    generator = named_generator("test_ranking", "seed")
+    query, gallery = random_set(generator, 40, 9, 2), random_set(generator, 80, 9, 2)
+
+    mean, _ = single_shot_draws(query, gallery, draws=3, seed=1, chunk=7)
+
+    np.testing.assert_array_equal(mean, single_shot_draws(query, gallery, draws=3, seed=1)[0])
+    assert not np.array_equal(mean, single_shot_draws(query, gallery, draws=3, seed=2)[0])
+
+
+def test_one_draw_from_one_image_per_person_is_the_multi_shot_cmc():
+    generator = named_generator("test_ranking", "one")
+    query = random_set(generator, 50, persons=20, cameras=1)
+    features = random_set(generator, 20, persons=1, cameras=1).features
+    gallery = Embeddings(features, generator.permutation(20), np.ones(20, int))
+
+    found = rank(query, gallery)
+
+    np.testing.assert_allclose(found.single_shot_cmc, found.cmc, atol=1e-9)
+    mean, deviation = single_shot_draws(query, gallery, draws=2, seed=0)
+    np.testing.assert_allclose(mean, found.cmc, atol=1e-9)
+    np.testing.assert_array_equal(deviation, 0)
+
+
+def test_hopeless_positives_are_worth_nothing_and_hopeful_ones_are_exact():
+    """A hundred persons, each ahead with probability 1/2, is a binomial that can be written down."""
+    for persons in (30, 100, 400):
+        near, far = [1.0, 0.01], [0.0, 1.0]
+        query = embeddings([[1.0, 0.0]], [0], [0])
+        gallery = embeddings(
+            [[1.0, 0.5], *[near, far] * persons],
+            [0, *np.repeat(np.arange(1, persons + 1), 2)],
+            [1] * (2 * persons + 1),
+        )
+        expected = 100 * np.cumsum([math.comb(persons, ahead) / 2**persons for ahead in range(20)])
+        np.testing.assert_allclose(rank(query, gallery).single_shot_cmc, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_perfect_model_scores_100_everywhere():
+    persons = np.repeat(np.arange(7), 3)
+    features = np.eye(7)[persons]
+    found = rank(
+        embeddings(features, persons, np.zeros(21, int)), embeddings(features, persons, np.ones(21, int))
+    )
+    assert set(found.metrics().values()) == {100.0, 21}
+    np.testing.assert_array_equal(found.cmc, 100)
+    np.testing.assert_array_equal(found.single_shot_cmc, 100)
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 512])
+def test_a_collapsed_model_scores_nothing(dimension):
+    """Equal features come out of a blocked matrix product unequal by a few roundings; no credit for that."""
+    generator = named_generator("test_ranking", "collapsed")
+    feature = generator.normal(size=(1, dimension))
+    persons = np.repeat(np.arange(40), 5)
+    query = embeddings(feature.repeat(37, axis=0), np.arange(37), np.zeros(37, int))
+    gallery = embeddings(feature.repeat(200, axis=0), persons, np.ones(200, int))
+
+    found = rank(query, gallery)
+
+    np.testing.assert_array_equal(found.best_rank, 196)
+    np.testing.assert_array_equal(found.single_shot_cmc, 0)  # 39 other persons come first
+    np.testing.assert_array_equal(single_shot_draws(query, gallery, draws=2, seed=0)[0], 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32), chunk=st.integers(1, 40), persons=st.integers(1, 8))
+def test_properties(seed, chunk, persons):
+    generator = named_generator("test_ranking", "properties", seed)
+    query, gallery = random_set(generator, 30, persons, 2), random_set(generator, 25, persons, 2)
+    gallery.person_ids[0], gallery.camera_ids[0] = query.person_ids[0], 1 - query.camera_ids[0]
+
+    found = rank(query, gallery)
+
+    for curve in (found.cmc, found.single_shot_cmc):
+        assert (np.diff(curve) >= -1e-9).all()
+        assert ((curve >= 0) & (curve <= 100)).all()
+    assert 0 < found.mean_inp <= 100
+    assert 0 < found.mean_ap <= 100
+    assert_same(rank(query, gallery, chunk=chunk), found)
+    shuffled = permuted(gallery, generator.permutation(25))
+    assert_same(rank(query, shuffled, chunk=chunk), found)
+    order = generator.permutation(30)
+    assert_same(rank(permuted(query, order), gallery, chunk=chunk), found, order)
+
+
+def permuted(rows, order):
+    return Embeddings(rows.features[order], rows.person_ids[order], rows.camera_ids[order])
+
+
+def assert_same(one, other, order=slice(None)):
+    for name in ("counted", "single_shot", "best_rank", "average_precision", "inverse_penalty"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name)[order], atol=1e-9)
+
+
+def test_select_ranks_as_if_the_others_were_not_there():
+    generator = named_generator("test_ranking", "select")
+    query, gallery = random_set(generator, 40, 8, 2), random_set(generator, 60, 8, 2)
+    chosen = generator.random(40) < 0.4
+
+    selected = rank(query, gallery).select(chosen)
+
+    assert selected.metrics() == pytest.approx(rank(permuted(query, chosen), gallery).metrics())
+    with pytest.raises(InputError, match="none of 0 queries"):
+        selected.select(np.zeros(len(selected.counted), bool))
+
+
+def test_metrics_names_ranks_and_refuses_those_beyond_the_curve():
+    generator = named_generator("test_ranking", "metrics")
+    query, gallery = random_set(generator, 40, 8, 2), random_set(generator, 60, 8, 2)
+    found = rank(query, gallery, cmc_length=4)
+    metrics = found.metrics(ranks=(1, 4))
+    assert list(metrics) == [
+        "rank1",
+        "rank4",
+        "mAP",
+        "mINP",
+        "multi_shot.rank1",
+        "multi_shot.rank4",
+        "queries",
+    ]
+    assert metrics["rank4"] == found.single_shot_cmc[3]
+    assert metrics["multi_shot.rank4"] == found.cmc[3]
+    with pytest.raises(InputError, match="Rank-5 is beyond"):
+        found.metrics(ranks=(1, 5))
+
+
+def test_nearest_agrees_with_sorting_and_leaves_out_the_same_camera():
+    generator = named_generator("test_ranking", "nearest")
+    query = embeddings(
+        generator.normal(size=(30, 6)), generator.integers(0, 5, 30), generator.integers(0, 2, 30)
+    )
+    gallery = embeddings(
+        generator.normal(size=(40, 6)), generator.integers(0, 5, 40), generator.integers(0, 2, 40)
+    )
+    for row, found in enumerate(nearest(query, gallery, count=5, chunk=7)):
+        listed = sorted(
+            (np.linalg.norm(query.features[row] - gallery.features[g]), g)
+            for g in range(40)
+            if (gallery.person_ids[g], gallery.camera_ids[g])
+            != (query.person_ids[row], query.camera_ids[row])
+        )
+        assert found.tolist() == [g for _, g in listed[:5]]
+
+
+def test_nearest_gives_fewer_where_the_gallery_has_fewer():
+    query = embeddings([[1, 0]], [3], [0])
+    gallery = embeddings([[1, 0], [0, 1]], [3, 3], [0, 1])
+    assert [found.tolist() for found in nearest(query, gallery)] == [[1]]
+
+
+GOOD = embeddings([[1, 0], [0, 1]], [0, 1], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": np.full((2, 2), np.nan, np.float32)}, "NaN or infinity in row 0"),
+        ({"features": np.array([[1, 0], [np.inf, 0]], np.float32)}, "NaN or infinity in row 1"),
+        ({"features": np.array([[1, 0], [0, 3]], np.float32)}, "norm 3 in row 1"),
+        ({"features": np.zeros((2, 2), np.float32)}, "norm 0 in row 0"),
+        ({"features": np.zeros((0, 2), np.float32)}, "at least one picture"),
+        ({"features": np.ones(2, np.float32)}, r"shape \(2,\)"),
+        ({"person_ids": np.zeros(3, int)}, "person_ids have shape"),
+        ({"camera_ids": np.zeros((2, 1), int)}, "camera_ids have shape"),
+    ],
+)
+@pytest.mark.parametrize("side", ["query", "gallery"])
+@pytest.mark.parametrize("function", [rank, nearest, lambda q, g: single_shot_draws(q, g, draws=1, seed=0)])
+def test_wrong_embeddings_are_named(change, message, side, function):
+    pair = {"query": GOOD, "gallery": replace(GOOD, camera_ids=np.ones(2, int))}
+    pair[side] = replace(pair[side], **change)
+    with pytest.raises(InputError, match=f"^{side} .*{message}"):
+        function(*pair.values())
+
+
+def test_other_wrong_input_is_named():
+    gallery = replace(GOOD, camera_ids=np.ones(2, int))
+    with pytest.raises(InputError, match="2 dimensions, gallery features 3"):
+        rank(GOOD, replace(gallery, features=np.eye(3, dtype=np.float32)[:2]))
+    with pytest.raises(InputError, match="none of 2 queries"):
+        rank(GOOD, GOOD)
+    with pytest.raises(InputError, match="none of 2 queries"):
+        single_shot_draws(GOOD, GOOD, draws=1, seed=0)
+    with pytest.raises(InputError, match="chunk = 0"):
+        rank(GOOD, gallery, chunk=0)
+    with pytest.raises(InputError, match="draws = 0"):
+        single_shot_draws(GOOD, gallery, draws=0, seed=0)
+
+
+def test_ranking_is_its_own_guard():
+    empty = np.zeros(2)
+    with pytest.raises(InputError, match="none of 2 queries"):
+        Ranking(np.zeros(2, bool), np.zeros((2, 5)), empty.astype(int), empty, empty)

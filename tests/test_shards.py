@@ -1,0 +1,119 @@
+"""map_shards: order, errors, killed workers; and children that end with their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dgrl.errors import InputError
+from dgrl.shards import map_shards, usable_cores
+
+
+def _slow_first(number: int) -> tuple[int, int]:
+    time.sleep(0.3 if number == 0 else 0.0)
+    return number * number, os.getpid()
+
+
+def _reject(number: int) -> int:
+    if number == 1:
+        raise InputError("shard 1 is truncated")
+    return number
+
+
+def _reject_then_note(shard: tuple[int, Path]) -> None:
+    number, folder = shard
+    if number == 0:
+        raise InputError("shard 0 is truncated")
+    time.sleep(0.2)
+    (folder / str(number)).touch()
+
+
+def _kill_self(number: int) -> int:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_results_keep_the_order_of_the_shards() -> None:
+    results = map_shards(_slow_first, range(6), workers=2, description="squares")
+    assert [square for square, _ in results] == [0, 1, 4, 9, 16, 25]
+    assert os.getpid() not in {process for _, process in results}
+
+
+@pytest.mark.parametrize(("shards", "workers"), [(range(3), 1), (range(1), 4)])
+def test_one_worker_runs_in_this_process(shards: range, workers: int) -> None:
+    results = map_shards(_slow_first, shards, workers=workers, description="squares")
+    assert {process for _, process in results} == {os.getpid()}
+
+
+def test_no_shards_no_results() -> None:
+    assert map_shards(_reject, [], description="nothing") == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_is_raised_as_it_is(workers: int) -> None:
+    with pytest.raises(InputError, match=r"^shard 1 is truncated$"):
+        map_shards(_reject, range(4), workers=workers, description="reading")
+
+
+def test_an_error_drops_the_shards_not_yet_begun(tmp_path: Path) -> None:
+    shards = [(number, tmp_path) for number in range(40)]
+    with pytest.raises(InputError, match="shard 0"):
+        map_shards(_reject_then_note, shards, workers=2, description="reading")
+    assert len(list(tmp_path.iterdir())) < 39
+
+
+def test_a_killed_worker_is_named() -> None:
+    with pytest.raises(RuntimeError, match=r"^reading: a worker process was killed.*fewer workers$"):
+        map_shards(_kill_self, range(4), workers=2, description="reading")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
+def test_usable_cores_respects_the_affinity() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+PARENT = """
+import os, subprocess, sys
+child = "import sys, time; from dgrl.shards import die_with_parent; die_with_parent(int(sys.argv[1]));" \
+    "sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)"
+process = subprocess.Popen([sys.executable, "-c", child, str(os.getpid())], stdout=subprocess.PIPE)
+process.stdout.read(5)
+sys.stdout.write(f"{process.pid}\\n")
+sys.stdout.flush()
+process.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_child_ends_with_its_killed_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    with parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        # The child holds no end of this pipe; poll until the system has reaped or zombified it.
+        for _ in range(100):
+            if not _runs(child):
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, signal.SIGKILL)
+            pytest.fail("the child outlived its parent")
+
+
+def _runs(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
