@@ -7,7 +7,7 @@ named by (seed, dataset, trial, person or image), so no draw depends on which ot
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,8 +33,15 @@ class MlrParams(Section):
     lr_camera: dict[str, str] = Field(
         default_factory=dict
     )  # dataset: the camera whose test images are the LR queries
-    on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them instead
+    evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them instead
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
+
+
+class Role(NamedTuple):
+    """What one image is for, and the down-sampling factor of its LR picture (1 in the gallery)."""
+
+    subset: Literal["train", "query", "gallery"]
+    factor: int
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,11 @@ class Split:
     """What becomes of each image.
 
     Attributes:
-        roles: one row per kept image: ``image_id``, ``role`` (train, query or gallery) and ``factor``, the
-            down-sampling factor of its LR picture (1 in the gallery).
+        roles: of each kept image, by image_id.
         train_persons, test_persons: sorted person_ids.
     """
 
-    roles: pd.DataFrame
+    roles: dict[str, Role]
     train_persons: list[str]
     test_persons: list[str]
 
@@ -66,15 +72,16 @@ def plan_split(keys: pd.DataFrame, dataset: str, params: MlrParams) -> Split:
     """
     lr_camera = _lr_camera(keys, dataset, params)
     train, test = _split_persons(keys, dataset, params)
-    is_train = keys.person_id.isin(train)
-    is_test = keys.person_id.isin(test)
-    is_lr = keys.camera_id == lr_camera
-    role = np.select([is_train, is_test & is_lr, is_test], ["train", "query", "gallery"], "")
-    roles = keys[["image_id", "person_id", "camera_id"]].assign(role=role)
-    roles = roles[roles.role != ""].sort_values("image_id", ignore_index=True)
-    _check_queries(roles, dataset, lr_camera)
-    factor = [1 if row.role == "gallery" else _factor(row, dataset, params) for row in roles.itertuples()]
-    return Split(roles.assign(factor=factor)[["image_id", "role", "factor"]], sorted(train), sorted(test))
+    roles = {}
+    for row in keys.sort_values("image_id").itertuples():
+        image_id, camera = str(row.image_id), str(row.camera_id)
+        factor = _factor(image_id, camera, dataset, params)
+        if row.person_id in train:
+            roles[image_id] = Role("train", factor)
+        elif row.person_id in test:
+            roles[image_id] = Role("query", factor) if camera == lr_camera else Role("gallery", 1)
+    _check_queries(keys, roles, dataset, lr_camera)
+    return Split(roles, sorted(train), sorted(test))
 
 
 def downsample(image: Image, factor: int) -> Image:
@@ -91,24 +98,25 @@ def downsample(image: Image, factor: int) -> Image:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-def apply_split(row: ImageRow, role: str, factor: int) -> dict[str, ImageRow]:
+def apply_split(row: ImageRow, role: Role) -> dict[str, ImageRow]:
     """The rows that an image contributes, by table.
 
     A training image gives itself and its LR twin of the same image_id (N pairs, III-A), a query image its LR
     picture, a gallery image itself.
     """
-    if role == "gallery":
-        return {"gallery": replace(row, subset=role)}
+    untouched = replace(row, subset=role.subset)
+    if role.subset == "gallery":
+        return {"gallery": untouched}
     low = ImageRow.from_pixels(
-        downsample(row.pixels(), factor),
-        f"{row.image_id}_x{factor}.png",
+        downsample(row.pixels(), role.factor),
+        f"{row.image_id}_x{role.factor}.png",
         image_id=row.image_id,
         person_id=row.person_id,
         camera_id=row.camera_id,
-        subset=role,
-        factor=factor,
+        subset=role.subset,
+        factor=role.factor,
     )
-    return {"query": low} if role == "query" else {"train_hr": replace(row, subset=role), "train_lr": low}
+    return {"query": low} if role.subset == "query" else {"train_hr": untouched, "train_lr": low}
 
 
 def table_digest(keys: pd.DataFrame) -> str:
@@ -122,13 +130,12 @@ def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
     """``split.json``: options, persons, factors, counts and digests."""
-    degraded = split.roles[split.roles.role != "gallery"]
     return {
         "dataset": dataset,
         "options": params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]},
         "train_persons": split.train_persons,
         "test_persons": split.test_persons,
-        "factors": dict(zip(degraded.image_id, degraded.factor.tolist(), strict=True)),
+        "factors": {name: role.factor for name, role in split.roles.items() if role.subset != "gallery"},
         "counts": {
             name: {
                 "images": len(keys),
@@ -158,7 +165,7 @@ def _split_persons(keys: pd.DataFrame, dataset: str, params: MlrParams) -> tuple
     train = set(keys.person_id[keys.subset == "train"])
     if not train:
         train = set(_draw(persons, len(persons) // 2, "persons", params.seed, dataset, params.trial))
-    if params.on == "test":
+    if params.evaluate_on == "test":
         return train, set(persons) - train
     held_out = round(len(train) * params.val_fraction)
     test = set(_draw(sorted(train), held_out, "val", params.seed, dataset, params.trial))
@@ -170,19 +177,18 @@ def _draw(persons: list[str], count: int, *names: str | int) -> list[str]:
     return sorted(persons, key=lambda person: (named_seed(*names, person), person))[:count]
 
 
-def _factor(row: Any, dataset: str, params: MlrParams) -> int:
-    name = row.image_id if params.factor_per == "image" else row.camera_id
+def _factor(image_id: str, camera_id: str, dataset: str, params: MlrParams) -> int:
+    name = image_id if params.factor_per == "image" else camera_id
     rng = named_generator("factor", params.seed, dataset, params.trial, name)
     return params.factors[int(rng.integers(len(params.factors)))]
 
 
-def _check_queries(roles: pd.DataFrame, dataset: str, lr_camera: str) -> None:
-    queries = set(roles.person_id[roles.role == "query"])
-    missing = sorted(queries - set(roles.person_id[roles.role == "gallery"]))
+def _check_queries(keys: pd.DataFrame, roles: dict[str, Role], dataset: str, lr_camera: str) -> None:
+    subset = keys.image_id.map({name: role.subset for name, role in roles.items()})
+    queries = set(keys.person_id[subset == "query"])
+    missing = sorted(queries - set(keys.person_id[subset == "gallery"]))
     if not queries:
-        raise InputError(
-            f"{dataset}: no test person was seen by the LR camera {lr_camera}; choose another camera"
-        )
+        raise InputError(f"{dataset}: no test person was seen by the LR camera {lr_camera}; choose another")
     if missing:
         raise InputError(
             f"{dataset}: person {missing[0]} is a query but has no gallery image outside camera {lr_camera} "

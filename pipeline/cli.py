@@ -3,9 +3,8 @@
 import logging
 import shutil
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,8 +25,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Dataset = StrEnum("Dataset", {name: name for name in get_args(DatasetName)})
-DatasetArgument = Annotated[Dataset, typer.Argument(help="The dataset, one of params.yaml's `datasets`.")]
+DatasetArgument = Annotated[DatasetName, typer.Argument(help="The dataset, one of params.yaml's `datasets`.")]
 logger = logging.getLogger(__name__)
 
 
@@ -40,7 +38,7 @@ def download(dataset: DatasetArgument) -> None:
     """
     from pipeline.download import download as run
 
-    run(_name(dataset), load_params())
+    run(dataset, load_params())
 
 
 @app.command()
@@ -55,7 +53,7 @@ def split(
     """
     from pipeline.split import split as run
 
-    counts = run(_name(dataset), load_params(), workers)
+    counts = run(dataset, load_params(), workers)
     logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
@@ -71,7 +69,7 @@ def pretrain_sr(
     """
     from pipeline.pretrain_sr import pretrain_sr as run
 
-    metrics = run(_name(dataset), scale, load_params())
+    metrics = run(dataset, scale, load_params())
     logger.info(
         "%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, metrics["psnr"], metrics["bicubic_psnr"]
     )
@@ -85,7 +83,7 @@ def cache_sr(dataset: DatasetArgument) -> None:
     """
     from pipeline.cache_sr import cache_sr as run
 
-    run(_name(dataset), load_params())
+    run(dataset, load_params())
 
 
 @app.command()
@@ -97,7 +95,7 @@ def train(dataset: DatasetArgument) -> None:
     """
     from pipeline.train import train as run
 
-    run(_name(dataset), load_params())
+    run(dataset, load_params())
 
 
 @app.command()
@@ -109,7 +107,7 @@ def evaluate(dataset: DatasetArgument) -> None:
     """
     from pipeline.evaluate import evaluate as run
 
-    figures = run(_name(dataset), load_params())
+    figures = run(dataset, load_params())
     shown = ", ".join(f"{name} {figures[name]:.1f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
     logger.info("%s: %s", dataset, shown)
 
@@ -120,7 +118,7 @@ def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without
     allowed = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if name not in allowed:
         raise InputError(
-            f"no preset {name!r} (allowed: {', '.join(allowed)}); run dgrl in the project's folder"
+            f"no preset {name!r} here (allowed: {', '.join(allowed) or 'none: not in the project folder'})"
         )
     source = PRESETS / f"{name}.yaml"
     load_params(source)
@@ -138,7 +136,3 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-
-
-def _name(dataset: Dataset) -> DatasetName:
-    return dataset.value

@@ -26,8 +26,8 @@ def _archive(path: str | None, file: str, dataset: str) -> Path:
     if path is not None:
         if not Path(path).exists():
             raise InputError(
-                f"params.yaml: source.{dataset}.archive = {path!r} does not exist; correct the path, or set it "
-                f"to null and put the archive into {DROP}/"
+                f"params.yaml: source.{dataset}.archive = {path!r} does not exist; correct the path, or set "
+                f"it to null and put the archive into {DROP}/"
             )
         return Path(path)
     found = sorted(entry for entry in DROP.glob("*") if entry.name.lower().startswith(file.lower()))

@@ -28,8 +28,8 @@ class ArchiveParams(Section):
 class SourceParams(Section):
     """``source:`` of params.yaml: where each dataset comes from."""
 
-    synthetic: SyntheticParams = Field(default_factory=SyntheticParams)
-    viper: ArchiveParams = Field(default_factory=ArchiveParams)
+    synthetic: SyntheticParams = SyntheticParams()
+    viper: ArchiveParams = ArchiveParams()
 
 
 class Params(Section):

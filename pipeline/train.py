@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from dvclive import Live
+from dvclive.live import Live
 
 import dgrl
 from dgrl.files import atomic_file

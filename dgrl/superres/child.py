@@ -32,7 +32,7 @@ from dgrl.random import named_generator
 from dgrl.shards import die_with_parent
 from dgrl.tables import read_rows
 
-_EXACT = 100.0  # dB for equal pictures, so that a mean stays finite
+_EXACT = 100.0  # dB for equal pictures, so that a mean stays finite; as in upscale
 
 logger = logging.getLogger("dgrl.superres")
 
