@@ -30,10 +30,8 @@ class MlrParams(Section):
     trial: Annotated[int, Field(ge=0)] = 0  # which of the random splits of persons
     factors: Annotated[IntTuple, Field(min_length=1)] = (2, 3, 4)  # r
     factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
-    lr_camera: dict[str, str] = Field(
-        default_factory=dict
-    )  # dataset: the camera whose test images are the LR queries
-    evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them instead
+    lr_camera: dict[str, str] = Field(default_factory=dict)  # by dataset, of the LR queries
+    evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
 
 

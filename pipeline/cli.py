@@ -1,6 +1,7 @@
 """The ``dgrl`` command: one subcommand per stage."""
 
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.logging import RichHandler
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
+from dgrl.processes import die_with_parent
 from pipeline.params import DatasetName, load_params
 
 PRESETS = Path("presets")
@@ -27,6 +29,13 @@ app = typer.Typer(
 
 DatasetArgument = Annotated[DatasetName, typer.Argument(help="The dataset, one of params.yaml's `datasets`.")]
 logger = logging.getLogger(__name__)
+
+
+@app.callback()
+def start() -> None:
+    """Have a stage end with the DVC that runs it, so that no orphan writes while the next run starts."""
+    if "DVC_STAGE" in os.environ:
+        die_with_parent(os.getppid())
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dgrl.files import atomic_file
 from dgrl.mlr import TABLES, Role, apply_split, describe, plan_split
-from dgrl.shards import map_shards
+from dgrl.processes import map_shards
 from dgrl.tables import ImageRow, read_keys, read_rows, shards, write_shard
 from pipeline.params import DatasetName, Params
 from pipeline.paths import Paths

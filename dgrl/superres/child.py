@@ -28,8 +28,8 @@ from torch.utils.data import Dataset
 
 from dgrl.errors import InputError
 from dgrl.images import Image
+from dgrl.processes import die_with_parent
 from dgrl.random import named_generator
-from dgrl.shards import die_with_parent
 from dgrl.tables import read_rows
 
 _EXACT = 100.0  # dB for equal pictures, so that a mean stays finite; as in upscale

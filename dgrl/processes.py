@@ -1,4 +1,4 @@
-"""One function over many shards, in other processes; and processes that do not outlive their parent."""
+"""Other processes: one function over many shards, and processes that do not outlive their parent."""
 
 import ctypes
 import multiprocessing
