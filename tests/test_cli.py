@@ -1,0 +1,348 @@
+"""The `dgrl` command: stages repeat themselves; a mistake is one line and leaves nothing behind."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from dgrl import tables
+from dgrl.datasets import viper
+from dgrl.images import pixel_sha256
+from dgrl.mlr import TABLES, downsample, table_digest
+from dgrl.tables import read_keys, read_rows, shards, write_table
+from pipeline.cli import main
+
+ROOT = Path(__file__).parents[1]
+SUBCOMMANDS = ("download", "split", "pretrain-sr", "cache-sr", "train", "evaluate", "preset")
+IMAGES, MLR = Path("data/synthetic/images"), Path("data/synthetic/mlr")
+
+Command = Callable[..., tuple[int, str]]
+
+
+def change(section: str, **values: Any) -> None:
+    """Edit params.yaml of the project in the working directory."""
+    file = Path("params.yaml")
+    params = yaml.safe_load(file.read_text())
+    params[section] |= values
+    file.write_text(yaml.safe_dump(params))
+
+
+def files(folder: Path = Path("data")) -> dict[str, bytes]:
+    return {path.as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def leftovers() -> list[Path]:
+    return [path for path in Path().rglob(".*") if path.suffix == ".tmp"]
+
+
+def viper_zip(path: Path, persons: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 8, 3), np.uint8)
+    with zipfile.ZipFile(path, "w") as archive:
+        for person in range(persons):
+            for camera in viper.CAMERAS:
+                archive.writestr(
+                    f"VIPeR/{camera}/{person:03d}_0.bmp", cv2.imencode(".bmp", noise)[1].tobytes()
+                )
+    return path
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with presets and the parameters of a tiny synthetic set."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "presets", "presets")
+    shutil.copyfile("presets/synthetic.yaml", "params.yaml")
+    change(
+        "source", synthetic={"persons": 8, "cameras": 4, "images_per_camera": 1, "width": 16, "height": 32}
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def dgrl(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command in the project: its exit status and what it said on standard error."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["dgrl", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def split(dgrl: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command, in a project where download and split have run, with several shards."""
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 10)
+    assert dgrl("download", "synthetic") == (0, "")
+    assert dgrl("split", "synthetic", "--workers", "1") == (0, "")
+    return dgrl
+
+
+def mistake(dgrl: Command, *arguments: str) -> str:
+    """The one line that the mistake ends in; nothing that was there has changed."""
+    before = files(Path())
+    status, said = dgrl(*arguments)
+    assert status == 1
+    assert said.startswith("error: ")
+    assert said.endswith("\n")
+    assert said.count("\n") == 1
+    assert files(Path()) == before
+    assert not leftovers()
+    return said
+
+
+# Stages that run
+
+
+def test_download_and_split_write_whole_tables_and_say_so(split: Command) -> None:
+    assert len(shards(IMAGES)) == 4
+    assert sorted(path.name for path in MLR.iterdir()) == [
+        "gallery",
+        "query",
+        "split.json",
+        "train_hr",
+        "train_lr",
+    ]
+    assert not leftovers()
+    told = json.loads((MLR / "split.json").read_text())
+    assert told["dataset"] == "synthetic"
+    assert told["options"]["lr_camera"] == "c1"
+    assert {name: part["images"] for name, part in told["counts"].items()} == {
+        "train_hr": 16, "train_lr": 16, "query": 4, "gallery": 12,
+    }  # fmt: skip
+    for table in TABLES:
+        assert told["digests"][table] == table_digest(read_keys(MLR / table))
+
+
+def test_every_lr_picture_is_its_images_downsampled_as_split_json_says(split: Command) -> None:
+    images = {row.image_id: row for row in read_rows(IMAGES)}
+    told = json.loads((MLR / "split.json").read_text())
+    low = [*read_rows(MLR / "train_lr"), *read_rows(MLR / "query")]
+    assert {row.image_id: row.factor for row in low} == told["factors"]
+    for row in low:
+        expected = downsample(images[row.image_id].pixels(), row.factor)
+        assert row.pixel_sha256 == pixel_sha256(expected) == pixel_sha256(row.pixels())
+    for row in [*read_rows(MLR / "train_hr"), *read_rows(MLR / "gallery")]:
+        assert row == replace(images[row.image_id], subset=row.subset)
+        assert row.person_id in told["train_persons" if row.subset == "train" else "test_persons"]
+
+
+def test_split_twice_gives_the_same_files(split: Command) -> None:
+    before = files()
+    assert split("split", "synthetic", "--workers", "1") == (0, "")
+    assert files() == before
+
+
+def test_split_gives_the_same_files_with_two_processes(split: Command) -> None:
+    before = files()
+    shutil.rmtree(MLR)
+    assert split("split", "synthetic", "--workers", "2") == (0, "")
+    assert files() == before
+
+
+def test_download_twice_gives_the_same_files(split: Command) -> None:
+    before = files()
+    assert split("download", "synthetic") == (0, "")
+    assert files() == before
+
+
+def test_another_trial_is_another_split_of_the_same_images(split: Command) -> None:
+    before = files(IMAGES), json.loads((MLR / "split.json").read_text())
+    change("mlr", trial=1)
+    assert split("split", "synthetic", "--workers", "1") == (0, "")
+    after = files(IMAGES), json.loads((MLR / "split.json").read_text())
+    assert after[0] == before[0]
+    assert after[1]["options"]["trial"] == 1
+    assert all(after[1]["digests"][table] != before[1]["digests"][table] for table in TABLES)
+
+
+@pytest.mark.parametrize("name", ["data/drop/viper_v1.zip", "elsewhere/archive.zip"])
+def test_an_archive_is_taken_from_the_drop_folder_or_where_params_say(
+    dgrl: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(viper, "PERSONS", 3)
+    archive = viper_zip(Path(name), persons=3)
+    if "drop" not in name:
+        change("source", viper={"archive": str(archive)})
+    assert dgrl("download", "viper") == (0, "")
+    assert len(read_keys(Path("data/viper/images"))) == 6
+
+
+# Mistakes
+
+
+def test_outside_a_project(dgrl: Command) -> None:
+    Path("params.yaml").unlink()
+    for arguments in (["download", "synthetic"], ["split", "synthetic"]):
+        assert mistake(dgrl, *arguments) == (
+            "error: params.yaml does not exist here; run dgrl in the project's folder\n"
+        )
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "told"),
+    [
+        ("mlr", {"factor": 2}, "params.yaml: mlr.factor is not a known key (allowed: seed, trial, factors,"),
+        ("train", {"epochs": 0}, "params.yaml: train.epochs = 0: input should be greater than or equal to 1"),
+        ("source", {"synthetic": {"persons": 1}}, "params.yaml: source.synthetic.persons = 1: "),
+    ],
+)
+def test_a_wrong_parameter(dgrl: Command, section: str, values: dict[str, Any], told: str) -> None:
+    change(section, **values)
+    assert mistake(dgrl, "download", "synthetic").startswith(f"error: {told}")
+    assert not Path("data").exists()
+
+
+def test_a_params_file_that_is_no_yaml(dgrl: Command) -> None:
+    Path("params.yaml").write_text("mlr: [\n")
+    assert mistake(dgrl, "download", "synthetic").startswith("error: params.yaml is no valid YAML: ")
+
+
+def test_no_archive(dgrl: Command) -> None:
+    said = mistake(dgrl, "download", "viper")
+    assert "set source.viper.archive in params.yaml" in said
+    assert "data/drop/" in said
+    assert not Path("data").exists()
+
+
+def test_an_archive_that_is_not_where_params_say(dgrl: Command) -> None:
+    change("source", viper={"archive": "nowhere/VIPeR.zip"})
+    assert "source.viper.archive = 'nowhere/VIPeR.zip' does not exist" in mistake(dgrl, "download", "viper")
+
+
+@pytest.mark.parametrize("persons", [2, 3])
+def test_a_wrong_or_damaged_archive_leaves_earlier_images_whole(
+    dgrl: Command, monkeypatch: pytest.MonkeyPatch, persons: int
+) -> None:
+    monkeypatch.setattr(viper, "PERSONS", 3)
+    archive = viper_zip(Path("data/drop/VIPeR.zip"), persons=3)
+    dgrl("download", "viper")
+    viper_zip(archive, persons)
+    if persons == 2:
+        told = "4 pictures of 2 persons instead of 6 of 3"
+    else:
+        archive.write_bytes(archive.read_bytes()[:-30])
+        told = "may be truncated"
+    said = mistake(dgrl, "download", "viper")
+    assert "data/drop/VIPeR.zip" in said
+    assert told in said
+    assert len(read_keys(Path("data/viper/images"))) == 6
+
+
+@pytest.mark.parametrize("stage", ["split", "cache-sr"])
+def test_a_stage_whose_inputs_are_missing(dgrl: Command, stage: str) -> None:
+    assert "holds no table; run the stage that writes it" in mistake(dgrl, stage, "synthetic")
+
+
+def test_a_wrong_lr_camera_leaves_the_earlier_split_whole(split: Command) -> None:
+    change("mlr", lr_camera={"synthetic": "c9"})
+    said = mistake(split, "split", "synthetic")
+    told = "mlr.lr_camera.synthetic = 'c9' is no camera of synthetic (allowed: c1, c2, c3, c4)"
+    assert said == f"error: params.yaml: {told}\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_damaged_image_leaves_the_earlier_split_whole(split: Command, workers: str) -> None:
+    rows = list(read_rows(IMAGES))
+    query = next(read_rows(MLR / "query")).image_id
+    write_table(IMAGES, [replace(row, data=b"") if row.image_id == query else row for row in rows])
+    said = mistake(split, "split", "synthetic", "--workers", workers)
+    assert f"{query}.png ({query}) is not a readable picture" in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [["download", "lfw"], ["split"], ["split", "synthetic", "--workers", "0"], ["frobnicate"]]
+)
+def test_a_wrong_command_line_is_a_usage_error(dgrl: Command, arguments: list[str]) -> None:
+    status, said = dgrl(*arguments)
+    assert status == 2
+    assert "Usage: dgrl" in said
+    assert "Traceback" not in said
+    assert not Path("data").exists()
+
+
+def test_a_mistake_in_a_real_process_shows_no_traceback(project: Path) -> None:
+    code = "from pipeline.cli import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "split", "synthetic"], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert (
+        ran.stderr
+        == "error: data/synthetic/images holds no table; run the stage that writes it (dvc repro)\n"
+    )
+
+
+# Presets
+
+
+@pytest.mark.parametrize("name", ["paper", "synthetic", "viper-laptop"])
+def test_a_preset_takes_the_place_of_params(dgrl: Command, name: str) -> None:
+    assert dgrl("preset", name) == (0, "")
+    assert Path("params.yaml").read_bytes() == (ROOT / f"presets/{name}.yaml").read_bytes()
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("name", ["papr", "paper.yaml", "../params", "*"])
+def test_an_unknown_preset(dgrl: Command, name: str) -> None:
+    said = mistake(dgrl, "preset", name)
+    assert said == f"error: no preset {name!r} here (allowed: paper, synthetic, viper-laptop)\n"
+
+
+def test_a_broken_preset_leaves_params_alone(dgrl: Command) -> None:
+    Path("presets/mine.yaml").write_text("datasets:\n  - lfw\n")
+    assert "datasets.0 = 'lfw'" in mistake(dgrl, "preset", "mine")
+
+
+def test_presets_are_found_in_the_project_folder_only(dgrl: Command) -> None:
+    shutil.rmtree("presets")
+    assert "not in the project folder" in mistake(dgrl, "preset", "paper")
+
+
+# Without torch
+
+WITHOUT_TORCH = """
+import sys
+from pipeline.cli import main
+for arguments in {commands}:
+    sys.argv = ["dgrl", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, arguments
+    heavy = {{"torch", "torchvision", "basicsr", "dvc", "dvclive"}} & set(sys.modules)
+    assert not heavy, (arguments, heavy)
+"""
+
+
+def without_torch(*commands: tuple[str, ...]) -> str:
+    code = WITHOUT_TORCH.format(commands=commands)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_help_needs_no_torch(project: Path) -> None:
+    said = without_torch(("--help",), *((subcommand, "--help") for subcommand in SUBCOMMANDS))
+    for subcommand in SUBCOMMANDS:
+        assert f"Usage: dgrl {subcommand}" in said
+
+
+def test_download_split_and_preset_need_no_torch(project: Path) -> None:
+    without_torch(("download", "synthetic"), ("split", "synthetic", "--workers", "1"), ("preset", "paper"))
+    assert (MLR / "split.json").exists()

@@ -1,0 +1,311 @@
+"""The losses against the paper's equations written out in float64, and the parameters that each reaches."""
+
+import math
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from dgrl.errors import InputError
+from dgrl.losses import id_loss, kl_loss, l1_loss, loss_terms, wrt_loss
+from dgrl.model.network import DGRL, Output
+from dgrl.model.params import ModelParams
+from dgrl.random import named_generator
+from dgrl.training.params import LossParams
+
+Array = npt.NDArray[np.float64]
+
+PERSONS = torch.tensor([0, 1, 2])  # of three pairs
+BOTH = PERSONS.repeat(2)
+ALL_TERMS = {"id", "id_side2", "id_side3", "wrt", "wrt_side2", "wrt_side3", "l1", "kl"}
+
+
+def normal(*shape: int, name: str, scale: float = 1.0) -> Array:
+    return named_generator("test_losses", name).normal(0, scale, shape)
+
+
+def float32(x: Array) -> Tensor:
+    return torch.from_numpy(x).float()
+
+
+def softmax(x: Array) -> Array:
+    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+# ---- ID, eq. 6 ----
+
+
+@pytest.mark.parametrize("xi", [0.0, 0.1, 0.6])
+def test_id_loss_is_equation_6(xi: float) -> None:
+    logits = normal(5, 7, name="id", scale=3)
+    persons = [0, 6, 3, 3, 1]
+    classes = logits.shape[1]
+    expected = 0.0
+    for row, person in zip(logits, persons, strict=True):
+        p = softmax(row)
+        for i in range(classes):
+            q = 1 - (classes - 1) / classes * xi if i == person else xi / classes
+            expected -= q * math.log(p[i]) / len(persons)
+    actual = id_loss(float32(logits), torch.tensor(persons), xi)
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
+
+
+# ---- WRT, eq. 8 ----
+
+
+def split_distances(x: Array, persons: list[int], anchor: int) -> tuple[Array, Array]:
+    """Distances from an anchor to its positives, itself left out, and to its negatives."""
+    positive, negative = [], []
+    for other in range(len(x)):
+        distance = math.sqrt(sum((a - b) ** 2 for a, b in zip(x[anchor], x[other], strict=True)))
+        if persons[other] != persons[anchor]:
+            negative.append(distance)
+        elif other != anchor:
+            positive.append(distance)
+    return np.array(positive), np.array(negative)
+
+
+def slow_wrt(x: Array, persons: list[int]) -> float:
+    total = 0.0
+    for anchor in range(len(x)):
+        positive, negative = split_distances(x, persons, anchor)
+        margin = softmax(positive) @ positive - softmax(-negative) @ negative
+        total += float(np.logaddexp(0, margin))
+    return total / len(x)
+
+
+def public_negative_weights(negative: Array, others: int) -> Array:
+    """What AGW's code gives: the maximum of -d is taken over a row in which all others are 0, so it is 0, and
+    1e-6 in the denominator then outweighs the underflowing exponentials."""
+    row = np.concatenate([-negative, np.zeros(others)])
+    exponentials = np.exp(-negative - row.max())
+    return np.asarray(exponentials / (exponentials.sum() + 1e-6), float)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize("persons", [[0, 1, 2, 0, 1, 2], [4, 4, 9, 9, 9, 4, 4]])
+def test_wrt_loss_is_equation_8(scale: float, persons: list[int]) -> None:
+    x = normal(len(persons), 4, name="wrt", scale=scale)
+    actual = wrt_loss(float32(x), torch.tensor(persons))
+    assert actual.item() == pytest.approx(slow_wrt(x, persons), rel=1e-4, abs=1e-6)
+
+
+def test_wrt_gradient_equals_differences_of_the_float64_formula() -> None:
+    persons = [0, 1, 2, 0, 1, 2]
+    x = normal(6, 3, name="wrt gradient")
+    leaf = float32(x).requires_grad_()
+    (gradient,) = torch.autograd.grad(wrt_loss(leaf, torch.tensor(persons)), leaf)
+    h = 1e-5
+    slopes = np.zeros_like(x)
+    for index in product(*map(range, x.shape)):
+        step = np.zeros_like(x)
+        step[index] = h
+        slopes[index] = (slow_wrt(x + step, persons) - slow_wrt(x - step, persons)) / (2 * h)
+    np.testing.assert_allclose(gradient.numpy(), slopes, rtol=1e-3, atol=1e-4)
+
+
+def test_wrt_weights_sum_to_one_where_the_public_ones_vanish() -> None:
+    persons = [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    # All nine pictures 32 apart: whatever the weights, sums of one give a margin of 0 and log(1 + exp 0).
+    x = np.eye(9) * 32 / math.sqrt(2)
+    positive, negative = split_distances(x, persons, anchor=0)
+    assert [*positive, *negative] == pytest.approx([32] * 8)
+    assert public_negative_weights(negative, others=3).sum() < 1e-3
+    assert wrt_loss(float32(x), torch.tensor(persons)).item() == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_wrt_at_a_mean_distance_of_32_is_not_the_public_codes() -> None:
+    persons = [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    x = normal(9, 128, name="far", scale=2)
+    split = [split_distances(x, persons, anchor) for anchor in range(len(x))]
+    assert np.mean([negative.mean() for _, negative in split]) == pytest.approx(32, abs=1)
+    public = 0.0
+    for positive, negative in split:
+        weights = public_negative_weights(negative, others=3)
+        assert weights.sum() < 1e-3
+        public += float(np.logaddexp(0, softmax(positive) @ positive - weights @ negative)) / len(x)
+    actual = wrt_loss(float32(x), torch.tensor(persons)).item()
+    assert actual == pytest.approx(slow_wrt(x, persons), rel=1e-4)
+    assert public > actual + 20
+
+
+def test_wrt_has_a_finite_gradient_where_pictures_coincide() -> None:
+    x = float32(normal(3, 4, name="coincide").repeat(2, axis=0)).requires_grad_()
+    (gradient,) = torch.autograd.grad(wrt_loss(x, torch.tensor([0, 0, 1, 1, 2, 2])), x)
+    assert gradient.isfinite().all()
+
+
+# ---- smooth L1, eq. 5 ----
+
+
+def test_l1_loss_is_the_mean_of_equation_5() -> None:
+    a, b = normal(2, 3, 4, 5, name="hr"), normal(2, 3, 4, 5, name="sr")
+    each = [0.5 * d**2 if d < 1 else d - 0.5 for d in np.abs(a - b).ravel()]
+    assert {d < 1 for d in np.abs(a - b).ravel()} == {True, False}
+    assert l1_loss(float32(a), float32(b)).item() == pytest.approx(np.mean(each), rel=1e-5)
+
+
+# ---- KL, eq. 10 to 12 ----
+
+
+def test_kl_loss_is_equation_12_over_the_six_ordered_pairs() -> None:
+    logits = [normal(4, 5, name=f"kl {branch}", scale=2) for branch in range(3)]
+    p = [softmax(branch) for branch in logits]
+    expected = 0.0
+    for j, i in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]:
+        for sample, person in product(range(4), range(5)):
+            target, own = p[j][sample, person], p[i][sample, person]
+            expected += target * math.log(target / own) / 4
+    assert kl_loss([float32(x) for x in logits]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_kl_detaches_the_target() -> None:
+    """d KL(p_j || p_i) / d s_i = p_i - p_j; nothing comes through p_j."""
+    logits = [normal(4, 5, name=f"kl {branch}", scale=2) for branch in range(3)]
+    leaves = [float32(x).requires_grad_() for x in logits]
+    gradients = torch.autograd.grad(kl_loss(leaves), leaves)
+    p = [softmax(x) for x in logits]
+    for i, gradient in enumerate(gradients):
+        expected = sum(p[i] - p[j] for j in range(3) if j != i) / 4
+        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+# ---- Their sum, eq. 13 ----
+
+
+@pytest.fixture
+def output() -> Output:
+    return Output(
+        float32(normal(3, 4, 5, 6, name="f_h")),
+        float32(normal(3, 4, 5, 6, name="f_s")),
+        [float32(normal(6, 8, name=f"F {branch}")) for branch in range(3)],
+        [float32(normal(6, 3, name=f"logits {branch}")) for branch in range(3)],
+    )
+
+
+def test_the_terms_sum_to_equation_13_with_the_papers_weights(output: Output) -> None:
+    ids = [id_loss(x, BOTH, 0.1).item() for x in output.logits]
+    wrts = [wrt_loss(x, BOTH).item() for x in output.embeddings]
+    expected = (
+        5 * l1_loss(output.shallow_hr, output.shallow_sr).item()
+        + (ids[0] + 0.5 * ids[1] + 0.5 * ids[2])
+        + (wrts[0] + 0.5 * wrts[1] + 0.5 * wrts[2])
+        + kl_loss(output.logits).item()
+    )
+    terms = loss_terms(output, PERSONS, LossParams())
+    assert set(terms) == ALL_TERMS
+    assert sum(term.item() for term in terms.values()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_each_weight_scales_its_own_term(output: Output) -> None:
+    plain = loss_terms(output, PERSONS, LossParams(gamma=1, alpha1=1, beta1=1, alpha2=1, beta2=1))
+    scaled = loss_terms(output, PERSONS, LossParams(gamma=2, alpha1=3, beta1=5, alpha2=7, beta2=11))
+    ratios = {name: (scaled[name] / plain[name]).item() for name in plain}
+    expected = dict.fromkeys(ALL_TERMS, 1)
+    expected |= {"l1": 2, "id_side2": 3, "id_side3": 5, "wrt_side2": 7, "wrt_side3": 11}
+    assert ratios == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("off", "dropped"),
+    [("wrt", {"wrt", "wrt_side2", "wrt_side3"}), ("l1", {"l1"}), ("kl", {"kl"})],
+)
+def test_a_switch_drops_its_terms_and_changes_no_other(output: Output, off: str, dropped: set[str]) -> None:
+    whole = loss_terms(output, PERSONS, LossParams())
+    rest = loss_terms(output, PERSONS, LossParams().model_copy(update={off: False}))
+    assert set(rest) == ALL_TERMS - dropped
+    assert all(torch.equal(rest[name], whole[name]) for name in rest)
+
+
+def test_one_branch_has_no_side_terms_and_no_kl(output: Output) -> None:
+    single = output._replace(embeddings=output.embeddings[:1], logits=output.logits[:1])
+    assert set(loss_terms(single, PERSONS, LossParams())) == {"id", "wrt", "l1"}
+
+
+def test_losses_are_computed_in_float32(output: Output) -> None:
+    hr, sr, embeddings, logits = output
+    low = Output(
+        hr.bfloat16(), sr.bfloat16(), [x.bfloat16() for x in embeddings], [x.bfloat16() for x in logits]
+    )
+    cast = Output(
+        low.shallow_hr.float(),
+        low.shallow_sr.float(),
+        [x.float() for x in low.embeddings],
+        [x.float() for x in low.logits],
+    )
+    expected = loss_terms(cast, PERSONS, LossParams())
+    for name, term in loss_terms(low, PERSONS, LossParams()).items():
+        assert term.dtype == torch.float32
+        assert torch.equal(term, expected[name])
+
+
+# ---- Where the gradient goes ----
+
+STEMS = ("stems.hr", "stems.sr")
+SHARED = (*STEMS, "layer1", "layer2")
+PATHS = {
+    "": (*SHARED, "layer3", "layer4"),
+    "_side2": (*SHARED, "side2"),
+    "_side3": (*SHARED, "layer3", "side3"),
+}
+HEADS = {"": "heads.0", "_side2": "heads.1", "_side3": "heads.2"}
+REACHED = {
+    **{f"id{branch}": (*path, HEADS[branch]) for branch, path in PATHS.items()},
+    **{
+        f"wrt{branch}": (*path, f"{HEADS[branch]}.pool", f"{HEADS[branch]}.galn")
+        for branch, path in PATHS.items()
+    },
+    "l1": STEMS,
+    "kl": (*SHARED, "layer3", "layer4", "side2", "side3", *HEADS.values()),
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The trainable parameters of a small network, and its loss terms for a batch."""
+    torch.manual_seed(0)
+    params = ModelParams(
+        backbone="resnet18", weights="none", height=64, width=32, groups=4, dimension=24, group_hidden=8
+    )
+    model = DGRL(params, persons=3).train()
+    hr, sr = (float32(normal(3, 3, 64, 32, name=stream)) for stream in ("hr", "sr"))
+    trainable: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return trainable, loss_terms(model(hr, sr), PERSONS, LossParams())
+
+
+@pytest.mark.parametrize("term", sorted(ALL_TERMS))
+def test_a_term_reaches_its_own_path_and_nothing_else(
+    network: tuple[dict[str, Tensor], dict[str, Tensor]], term: str
+) -> None:
+    parameters, terms = network
+    gradients = torch.autograd.grad(
+        terms[term], list(parameters.values()), allow_unused=True, retain_graph=True
+    )
+    reached = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    prefixes = tuple(f"{part}." for part in REACHED[term])
+    assert all(any(name.startswith(prefix) for name in parameters) for prefix in prefixes)
+    assert reached == {name for name in parameters if name.startswith(prefixes)}
+    stem = dict(zip(parameters, gradients, strict=True))["stems.sr.stem.0.weight"]
+    assert stem.abs().sum() > 0
+
+
+# ---- Parameters ----
+
+
+def test_the_defaults_are_the_papers() -> None:
+    params = LossParams.parse({}, "loss")
+    assert (params.gamma, params.alpha1, params.beta1, params.alpha2, params.beta2) == (5, 0.5, 0.5, 0.5, 0.5)
+    assert params.label_smoothing == 0.1
+    assert params.wrt
+    assert params.l1
+    assert params.kl
+
+
+@pytest.mark.parametrize("wrong", [{"gamma": -1.0}, {"label_smoothing": 1.0}, {"wrt": "yes"}, {"delta": 1.0}])
+def test_a_wrong_value_is_named(wrong: dict[str, float | str]) -> None:
+    with pytest.raises(InputError, match=rf"loss\.{next(iter(wrong))}"):
+        LossParams.parse(wrong, "loss")

@@ -1,0 +1,452 @@
+"""The network's modules against their equations in NumPy float64; the network's shapes, parts and copies."""
+
+import copy
+import math
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from dgrl.errors import InputError
+from dgrl.model.galn import GALN
+from dgrl.model.gem import GeM
+from dgrl.model.network import DGRL, Head, Stem
+from dgrl.model.nonlocal_block import NonLocalBlock
+from dgrl.model.params import ModelParams
+from dgrl.model.restormer import RestormerBlock
+from dgrl.random import named_generator
+
+Array = npt.NDArray[np.float64]
+Parameters = dict[str, Array]
+
+PERSONS = 6
+SMALL = ModelParams(
+    backbone="resnet18", weights="none", height=64, width=32, groups=4, dimension=24, group_hidden=8
+)
+SWITCHES = ("restormer", "non_local", "side_branches", "galn")
+
+
+def normal(*shape: int, name: str, scale: float = 1.0) -> Tensor:
+    return torch.from_numpy(named_generator("test_model", name).normal(0, scale, shape))
+
+
+def randomise(module: nn.Module, scale: float = 0.4) -> None:
+    """Parameters and batch norm statistics that no term of a formula can hide behind."""
+    generator = named_generator("test_model", "weights")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.from_numpy(np.asarray(generator.normal(0, scale, parameter.shape))))
+        for name, buffer in module.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(torch.from_numpy(generator.uniform(0.5, 2, buffer.shape)))
+
+
+def arrays(module: nn.Module) -> Parameters:
+    return {name: value.double().numpy() for name, value in module.state_dict().items()}
+
+
+def within(prefix: str, parameters: Parameters) -> Parameters:
+    return {name.removeprefix(prefix): v for name, v in parameters.items() if name.startswith(prefix)}
+
+
+def vary(**changes: Any) -> ModelParams:
+    return SMALL.model_copy(update=changes)
+
+
+def build(params: ModelParams = SMALL, device: str = "cpu") -> DGRL:
+    """On the ``meta`` device nothing is computed: only shapes are."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        return DGRL(params, PERSONS)
+
+
+def pictures(count: int, name: str) -> Tensor:
+    return normal(count, 3, SMALL.height, SMALL.width, name=name).float()
+
+
+def stem(model: DGRL, stream: str) -> Stem:
+    found = model.stems[stream]
+    assert isinstance(found, Stem)
+    return found
+
+
+def heads(model: DGRL) -> list[Head]:
+    return [head for head in model.heads if isinstance(head, Head)]
+
+
+def pooled_maps(model: DGRL, images: Tensor) -> list[Tensor]:
+    """What each head pools [2B, C, h, w]."""
+    maps: list[Tensor] = []
+    for head in heads(model):
+        head.pool.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
+    model(images, images)
+    return maps
+
+
+# ---- Restormer block, eq. 1 to 4 ----
+
+
+def layer_norm(x: Array, p: Parameters) -> Array:
+    mean = x.mean(axis=1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(axis=1, keepdims=True)
+    scaled = (x - mean) / np.sqrt(variance + 1e-5)
+    return np.asarray(scaled * p["weight"][:, None, None] + p["bias"][:, None, None])
+
+
+def pointwise(x: Array, weight: Array) -> Array:
+    return np.asarray(np.einsum("oc,bchw->bohw", weight[:, :, 0, 0], x))
+
+
+def depthwise(x: Array, weight: Array) -> Array:
+    height, width = x.shape[2:]
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    out = np.zeros_like(x)
+    for row in range(3):
+        for column in range(3):
+            shifted = padded[:, :, row : row + height, column : column + width]
+            out += weight[:, 0, row, column][:, None, None] * shifted
+    return out
+
+
+def mdta(x: Array, p: Parameters) -> Array:
+    batch, channels = x.shape[:2]
+    qkv = depthwise(pointwise(x, p["qkv.weight"]), p["qkv_depthwise.weight"])
+    q, k, v = (part.reshape(batch, channels, -1) for part in np.split(qkv, 3, axis=1))
+    q = q / np.sqrt((q**2).sum(axis=2, keepdims=True))
+    k = k / np.sqrt((k**2).sum(axis=2, keepdims=True))
+    heads = len(p["temperature"])
+    size = channels // heads
+    out = np.zeros_like(v)
+    for b in range(batch):
+        for head in range(heads):
+            first = head * size
+            for i in range(first, first + size):
+                scores = [q[b, i] @ k[b, j] * p["temperature"].item(head) for j in range(first, first + size)]
+                weights = np.exp(scores) / np.exp(scores).sum()
+                out[b, i] = weights @ v[b, first : first + size]
+    return pointwise(out.reshape(x.shape), p["project.weight"])
+
+
+def gdfn(x: Array, p: Parameters) -> Array:
+    wide = depthwise(pointwise(x, p["expand.weight"]), p["depthwise.weight"])
+    gate, value = np.split(wide, 2, axis=1)
+    gelu = gate * (1 + np.vectorize(math.erf)(gate / math.sqrt(2))) / 2
+    return pointwise(gelu * value, p["project.weight"])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+def test_restormer_block_is_equations_1_to_4(dtype: torch.dtype, tolerance: float) -> None:
+    block = RestormerBlock(channels=12, heads=4)
+    randomise(block)
+    block.to(dtype)
+    x = normal(2, 12, 5, 3, name="restormer").to(dtype)
+
+    p = arrays(block)
+    expected = x.double().numpy()
+    expected = mdta(layer_norm(expected, within("norm_attention.", p)), within("attention.", p)) + expected
+    expected = (
+        gdfn(layer_norm(expected, within("norm_feed_forward.", p)), within("feed_forward.", p)) + expected
+    )
+    with torch.no_grad():
+        np.testing.assert_allclose(block(x).numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_restormer_block_has_the_widths_of_the_design() -> None:
+    block = RestormerBlock(channels=64)
+    assert block.attention.temperature.flatten().tolist() == [1, 1, 1, 1]
+    assert block.feed_forward.project.weight.shape == (64, int(2.66 * 64), 1, 1)
+    assert [name for name, _ in block.named_parameters() if name.endswith("bias")] == [
+        "norm_attention.bias",
+        "norm_feed_forward.bias",
+    ]
+
+
+# ---- Non-local block ----
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_non_local_block_starts_as_the_identity(training: bool) -> None:
+    x = normal(2, 8, 4, 3, name="identity").float()
+    assert torch.equal(NonLocalBlock(8).train(training)(x), x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_non_local_block_is_the_mean_over_all_pairs_of_pixels(training: bool) -> None:
+    block = NonLocalBlock(8).double().train(training)
+    randomise(block)
+    x = normal(2, 8, 4, 3, name="pairs")
+    p = arrays(block)
+
+    pixels = x.flatten(2).transpose(1, 2).numpy()  # [B, N, C]
+    theta, phi, g = (
+        pixels @ p[f"{name}.weight"][:, :, 0, 0].T + p[f"{name}.bias"] for name in ("theta", "phi", "g")
+    )
+    assert theta.shape[2] == phi.shape[2] == g.shape[2] == 8 // 2
+    batch, count = pixels.shape[:2]
+    y = np.zeros_like(g)
+    for b in range(batch):
+        for i in range(count):
+            y[b, i] = sum((theta[b, i] @ phi[b, j]) * g[b, j] for j in range(count)) / count
+    projected = y @ p["project.0.weight"][:, :, 0, 0].T + p["project.0.bias"]
+    mean, variance = p["project.1.running_mean"], p["project.1.running_var"]
+    if training:
+        mean, variance = projected.mean(axis=(0, 1)), projected.var(axis=(0, 1))
+    projected = (projected - mean) / np.sqrt(variance + 1e-5)
+    expected = pixels + projected * p["project.1.weight"] + p["project.1.bias"]
+
+    with torch.no_grad():
+        actual = block(x).flatten(2).transpose(1, 2).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+# ---- GeM ----
+
+
+def slow_gem(x: Array, p: float) -> Array:
+    return np.asarray((np.maximum(x, 1e-6) ** p).mean(axis=(2, 3)) ** (1 / p))
+
+
+@pytest.mark.parametrize("p", [0.7, 1.0, 3.0, 6.5])
+def test_gem_is_the_generalised_mean(p: float) -> None:
+    x = normal(2, 3, 5, 4, name="gem")
+    np.testing.assert_allclose(GeM(p)(x).detach().numpy(), slow_gem(x.numpy(), p), rtol=1e-5)
+
+
+def test_gem_goes_from_the_mean_to_the_maximum() -> None:
+    x = normal(2, 3, 5, 4, name="gem").abs().float()
+    torch.testing.assert_close(GeM(1.0)(x), x.mean(dim=(2, 3)))
+    pooled = torch.stack([GeM(p)(x) for p in (1.0, 3.0, 10.0, 60.0)])
+    assert (pooled.diff(dim=0) > 0).all()
+    torch.testing.assert_close(pooled[-1], x.amax(dim=(2, 3)), rtol=0.06, atol=0)  # 20^(-1/60) = 0.951
+
+
+def test_gem_learns_p() -> None:
+    """Analytic gradients in float32 against differences of the float64 formula."""
+    x = normal(2, 3, 5, 4, name="gem").abs().requires_grad_()
+    gem = GeM()
+    slope_x, slope_p = torch.autograd.grad(gem(x).sum(), (x, gem.p))
+    values, h = x.detach().numpy(), 1e-5
+    slope = (slow_gem(values, 3 + h) - slow_gem(values, 3 - h)).sum() / (2 * h)
+    assert slope_p.item() == pytest.approx(slope, rel=1e-3)
+    bumped = values.copy()
+    bumped[1, 2, 3, 1] += h
+    slope = (slow_gem(bumped, 3) - slow_gem(values, 3)).sum() / h
+    assert slope_x[1, 2, 3, 1].item() == pytest.approx(slope, rel=1e-3)
+
+
+def test_gem_computes_in_float32() -> None:
+    x = normal(2, 3, 5, 4, name="gem").bfloat16()
+    pooled = GeM()(x)
+    assert pooled.dtype == torch.float32
+    torch.testing.assert_close(pooled, GeM()(x.float()), rtol=0, atol=0)
+
+
+# ---- GALN ----
+
+
+@pytest.mark.parametrize("groups", [1, 32])
+def test_galn_is_the_instance_plus_the_weighted_groups(groups: int) -> None:
+    dimension = 5
+    galn = GALN(channels=7, dimension=dimension, groups=groups, hidden=6).double()
+    randomise(galn)
+    x = normal(3, 7, name="galn")
+    p = arrays(galn)
+
+    pooled = x.numpy()
+    instance = pooled @ p["instance.weight"].T + p["instance.bias"]
+    hidden = np.maximum(instance @ p["probability.0.weight"].T + p["probability.0.bias"], 0)
+    scores = np.exp(hidden @ p["probability.2.weight"].T + p["probability.2.bias"])
+    probability = scores / scores.sum(axis=1, keepdims=True)
+    expected = instance.copy()
+    for k in range(groups):
+        own = slice(k * dimension, (k + 1) * dimension)
+        representation = pooled @ p["groups.weight"][own].T + p["groups.bias"][own]
+        expected += probability[:, k : k + 1] * representation
+
+    with torch.no_grad():
+        np.testing.assert_allclose(galn(x).numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+# ---- Gradients ----
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (RestormerBlock(4, heads=2), (1, 4, 3, 2)),
+        (NonLocalBlock(4), (2, 4, 3, 2)),
+        (GALN(4, 3, 2, 5), (3, 4)),
+    ],
+    ids=["restormer", "non_local", "galn"],
+)
+def test_gradients_equal_finite_differences(module: nn.Module, shape: tuple[int, ...]) -> None:
+    """For the input and every parameter, in float64. GeM computes in float32, so it has a test of its own."""
+    module = copy.deepcopy(module).double()
+    randomise(module)
+    names, parameters = zip(*module.named_parameters(), strict=True)
+
+    def run(x: Tensor, *values: Tensor) -> Any:
+        return torch.func.functional_call(module, dict(zip(names, values, strict=True)), x)
+
+    assert torch.autograd.gradcheck(
+        run, (normal(*shape, name="gradcheck").requires_grad_(), *parameters), atol=1e-6
+    )
+
+
+# ---- Network ----
+
+
+@pytest.mark.parametrize("off", [None, *SWITCHES])
+def test_output_shapes(off: str | None) -> None:
+    params = vary(**{off: False}) if off else SMALL
+    images = torch.empty(3, 3, 64, 32, device="meta")
+    model = build(params, "meta")
+    output = model(images, images)
+    branches = 1 if off == "side_branches" else 3
+    dimension = 512 if off == "galn" else 24
+    assert output.shallow_hr.shape == output.shallow_sr.shape == (3, 64, 16, 8)
+    assert [tuple(x.shape) for x in output.embeddings] == [(6, dimension)] * branches
+    assert [tuple(x.shape) for x in output.logits] == [(6, PERSONS)] * branches
+    assert model.embed(images, "sr").shape == (3, dimension)
+
+
+@pytest.mark.parametrize("off", SWITCHES)
+def test_a_switch_removes_exactly_its_own_parameters(off: str) -> None:
+    whole = build(vary(dimension=512), "meta")  # of layer4's width: without GALN the heads keep their size
+    parts: dict[str, list[nn.Module | None]] = {
+        "restormer": [stem(whole, "hr").restormer, stem(whole, "sr").restormer],
+        "non_local": [module for module in whole.modules() if isinstance(module, NonLocalBlock)],
+        "side_branches": [whole.side2, whole.side3, *whole.heads[1:]],
+        "galn": [head.galn for head in heads(whole)],
+    }
+    gone = [id(p) for part in parts[off] if part is not None for p in part.parameters()]
+    kept = [tuple(p.shape) for p in whole.parameters() if id(p) not in gone]
+    assert gone
+    assert kept == [tuple(p.shape) for p in build(vary(dimension=512, **{off: False}), "meta").parameters()]
+
+
+def test_the_papers_network_at_the_papers_size() -> None:
+    """ResNet-50 at 256 x 128: all three branches end at stride 16, non-local blocks where AGW has them."""
+    model = build(ModelParams(weights="none"), "meta")
+    images = torch.empty(2, 3, 256, 128, device="meta")
+    assert [tuple(x.shape) for x in pooled_maps(model, images)] == [(4, 2048, 16, 8)] * 3
+    output = model(images, images)
+    assert [tuple(x.shape) for x in output.embeddings] == [(4, 512)] * 3
+
+    def places(layer: nn.Sequential) -> list[int]:
+        return [index for index, block in enumerate(layer) if isinstance(block, NonLocalBlock)]
+
+    # ResNet-50 has 3, 4, 6 and 3 residual blocks.
+    assert [len(layer) for layer in (model.layer1, model.layer2, model.layer3, model.layer4)] == [3, 6, 9, 3]
+    assert places(model.layer2) == [3, 5]
+    assert places(model.layer3) == [4, 6, 8]
+    for side in (model.side2, model.side3):
+        assert side is not None
+        assert not any(isinstance(module, NonLocalBlock) for module in side.modules())
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(("last_stride", "size"), [(1, (4, 2)), (2, (2, 1))])
+def test_last_stride_sets_the_size_of_all_branches(
+    backbone: str, last_stride: int, size: tuple[int, int]
+) -> None:
+    model = build(vary(backbone=backbone, last_stride=last_stride), "meta")
+    maps = pooled_maps(model, torch.empty(2, 3, 64, 32, device="meta"))
+    assert [tuple(x.shape[2:]) for x in maps] == [size] * 3
+
+
+def test_without_its_components_the_network_is_torchvisions_resnet() -> None:
+    model = build(vary(last_stride=2, **dict.fromkeys(SWITCHES, False))).eval()
+    torch.manual_seed(0)
+    resnet = nn.Sequential(*list(torchvision.models.resnet18().children())[:-2]).eval()  # to layer4
+    images = pictures(2, "resnet")
+    with torch.no_grad():
+        (feature_map,) = pooled_maps(model, images)
+        torch.testing.assert_close(feature_map, resnet(images).repeat(2, 1, 1, 1))
+
+
+def test_side_branches_start_as_copies_of_their_own() -> None:
+    model = build()
+    assert model.side2 is not None
+    assert model.side3 is not None
+    residual = [block for block in model.layer3 if not isinstance(block, NonLocalBlock)]
+    layer4 = list(model.layer4)
+    for side, source in ((model.side2, [*residual, *layer4]), (model.side3, layer4)):
+        copied = list(side.state_dict().values())
+        original = [value for block in source for value in block.state_dict().values()]
+        assert len(copied) == len(original)
+        assert all(torch.equal(a, b) for a, b in zip(copied, original, strict=True))
+    addresses = [value.data_ptr() for value in model.state_dict().values()]
+    assert len(set(addresses)) == len(addresses)
+
+
+def test_the_stems_start_from_equal_convolutions_and_share_nothing() -> None:
+    model = build()
+    hr, sr = stem(model, "hr"), stem(model, "sr")
+    for (name, a), b in zip(hr.stem.state_dict().items(), sr.stem.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    images = pictures(2, "stems")
+    before = sr.eval()(images)
+    with torch.no_grad():
+        for parameter in hr.parameters():
+            parameter.add_(1)
+    assert torch.equal(sr(images), before)
+
+
+def test_the_stem_is_a_residual_around_the_restormer() -> None:
+    hr = stem(build(), "hr").eval()
+    assert hr.restormer is not None
+    images = pictures(2, "stems")
+    convolution, norm = hr.stem[:2]
+    x = nn.functional.max_pool2d(norm(convolution(images)).relu(), 3, stride=2, padding=1)
+    torch.testing.assert_close(hr(images), x + hr.restormer(x))
+
+
+def test_embeddings_are_the_main_branch_after_the_neck_at_unit_length() -> None:
+    model = build()
+    hr, sr = pictures(3, "hr"), pictures(3, "sr")
+    model(hr, sr)  # moves the running statistics
+    model.eval()
+    with torch.no_grad():
+        after_neck = heads(model)[0].neck(model(hr, sr).embeddings[0])
+        embedded = torch.cat([model.embed(hr, "hr"), model.embed(sr, "sr")])
+        crossed = model.embed(hr, "sr")
+    assert embedded.dtype == torch.float32
+    torch.testing.assert_close(embedded.norm(dim=1), torch.ones(6))
+    torch.testing.assert_close(embedded, after_neck / after_neck.norm(dim=1, keepdim=True))
+    assert not torch.allclose(crossed, embedded[:3], atol=1e-4)
+
+
+def test_the_neck_has_a_frozen_bias_and_the_classifier_none() -> None:
+    for head in heads(build(device="meta")):
+        assert not head.neck.bias.requires_grad
+        assert head.neck.weight.requires_grad
+        assert head.classifier.bias is None
+
+
+def test_weights_that_cannot_be_downloaded_are_the_users_to_solve(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    with pytest.raises(InputError, match=r"model\.weights.*resnet18.*set model\.weights to none"):
+        build(vary(weights="imagenet"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"backbone": "vgg16"}, "model.backbone"),
+        ({"height": 100}, "model.height"),
+        ({"last_stride": 3}, "model.last_stride"),
+        ({"groups": 0}, "model.groups"),
+    ],
+)
+def test_a_wrong_value_is_named(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        ModelParams.parse(wrong, "model")

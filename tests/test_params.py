@@ -1,0 +1,291 @@
+"""params.yaml: every mistake is one line; the presets load; and draws named alike are alike."""
+
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+from scipy.stats import kstest
+
+from dgrl.config import IntTuple, Section
+from dgrl.errors import InputError
+from dgrl.random import named_generator, named_seed
+from pipeline.params import Params, load_params
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+Values = dict[str, Any]
+
+
+class Inner(Section):
+    count: Annotated[int, Field(ge=1, le=9)] = 3
+
+
+class Outer(Section):
+    name: str
+    sizes: IntTuple = (1, 2)
+    share: float = 0.5
+    inner: Inner = Inner()
+
+
+def synthetic() -> Values:
+    return dict(yaml.safe_load((ROOT / "presets/synthetic.yaml").read_text()))
+
+
+def error_of(load: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        load()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def error_in(tmp_path: Path, values: Values) -> str:
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return error_of(lambda: load_params(file))
+
+
+# Sections
+
+
+def test_a_section_takes_lists_where_it_has_tuples_and_integers_where_it_has_floats() -> None:
+    section = Outer.parse({"name": "a", "sizes": [3], "share": 1, "inner": {"count": 9}}, "outer")
+    assert section == Outer(name="a", sizes=(3,), share=1.0, inner=Inner(count=9))
+    assert isinstance(section.share, float)
+
+
+def test_a_section_is_frozen() -> None:
+    section = Outer(name="a")
+    with pytest.raises(ValidationError, match="frozen"):
+        section.name = "b"  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        section.inner.count = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"name": "a", "nmae": 1}, "outer.nmae is not a known key (allowed: name, sizes, share, inner)"),
+        ({"name": "a", "inner": {"cuont": 1}}, "outer.inner.cuont is not a known key (allowed: count)"),
+        ({}, "outer.name is missing"),
+        ({"name": 1}, "outer.name = 1: input should be a valid string"),
+        ({"name": "a", "inner": {"count": "3"}}, "outer.inner.count = '3': input should be a valid integer"),
+        (
+            {"name": "a", "inner": {"count": True}},
+            "outer.inner.count = True: input should be a valid integer",
+        ),
+        ({"name": "a", "inner": {"count": 3.0}}, "outer.inner.count = 3.0: input should be a valid integer"),
+        (
+            {"name": "a", "inner": {"count": 10}},
+            "outer.inner.count = 10: input should be less than or equal to 9",
+        ),
+        (
+            {"name": "a", "inner": {"count": None}},
+            "outer.inner.count = None: input should be a valid integer",
+        ),
+        ({"name": "a", "inner": 4}, "outer.inner = 4: input should be a valid dictionary"),
+        ({"name": "a", "share": "half"}, "outer.share = 'half': input should be a valid number"),
+        ({"name": "a", "share": float("nan")}, "outer.share = nan: input should be a finite number"),
+        ({"name": "a", "share": float("inf")}, "outer.share = inf: input should be a finite number"),
+        ({"name": "a", "sizes": [1, "2"]}, "outer.sizes.1 = '2': input should be a valid integer"),
+        ({"name": "a", "sizes": 5}, "outer.sizes = 5: input should be a valid tuple"),
+    ],
+)
+def test_a_wrong_section_names_key_value_and_what_is_allowed(values: Values, told: str) -> None:
+    assert error_of(lambda: Outer.parse(values, "outer")).startswith(f"params.yaml: {told}")
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    message = error_of(lambda: Outer.parse({"nmae": "a", "inner": {"count": 0}}, "outer"))
+    for told in ("outer.name is missing", "outer.nmae is not", "outer.inner.count = 0"):
+        assert told in message
+
+
+# The whole file
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_loads(path: Path) -> None:
+    params = load_params(path)
+    assert set(params.mlr.lr_camera) >= set(params.datasets)
+    assert set(params.rcan.scales) >= set(params.mlr.factors)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_says_every_key(path: Path) -> None:
+    told, known = yaml.safe_load(path.read_text()), load_params(path).model_dump()
+    for section in set(known) - {"datasets", "source"}:
+        assert set(told[section]) == set(known[section]), section
+    assert set(told["source"]) >= set(told["datasets"])
+
+
+def test_the_committed_file_is_the_synthetic_preset() -> None:
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets/synthetic.yaml").read_bytes()
+
+
+def test_the_paper_preset_has_the_numbers_of_section_iv_c() -> None:
+    params = load_params(ROOT / "presets/paper.yaml")
+    train, model, loss = params.train, params.model, params.loss
+    assert params.mlr.factors == (2, 3, 4) == params.rcan.scales
+    assert (params.mlr.evaluate_on, params.sr.method) == ("test", "rcan")
+    assert (model.backbone, model.weights) == ("resnet50", "imagenet")
+    assert (model.height, model.width) == (256, 128)
+    assert (model.heads, model.groups) == (4, 32)
+    assert model.restormer
+    assert model.non_local
+    assert model.side_branches
+    assert model.galn
+    assert (train.persons_per_batch, train.pairs_per_person) == (16, 3)
+    assert train.persons_per_batch * train.pairs_per_person == 48
+    assert (train.epochs, train.learning_rate, train.decay_every, train.decay_factor) == (70, 1.3e-2, 30, 0.1)
+    assert (train.momentum, train.weight_decay) == (0.9, 5e-4)
+    assert loss.gamma == 5
+    assert {loss.alpha1, loss.beta1, loss.alpha2, loss.beta2} == {0.5}
+    assert loss.wrt
+    assert loss.l1
+    assert loss.kl
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "told"),
+    [
+        ("loss", "gama", 1, "loss.gama is not a known key (allowed: gamma, alpha1,"),
+        ("loss", "gamma", -1, "loss.gamma = -1: input should be greater than or equal to 0"),
+        ("loss", "kl", 1, "loss.kl = 1: input should be a valid boolean"),
+        ("train", "epochs", "70", "train.epochs = '70': input should be a valid integer"),
+        ("train", "learning_rate", 0, "train.learning_rate = 0: input should be greater than 0"),
+        (
+            "train",
+            "precision",
+            "fp16",
+            "train.precision = 'fp16': input should be 'auto', 'bfloat16' or 'float32'",
+        ),
+        ("model", "height", 100, "model.height = 100: input should be a multiple of 16"),
+        (
+            "model",
+            "backbone",
+            "resnet51",
+            "model.backbone = 'resnet51': input should be 'resnet18', 'resnet34'",
+        ),
+        ("mlr", "factors", [], "mlr.factors = []: "),
+        ("mlr", "evaluate_on", "train", "mlr.evaluate_on = 'train': input should be 'test' or 'val'"),
+        ("mlr", "val_fraction", 1.0, "mlr.val_fraction = 1.0: input should be less than 1"),
+        ("mlr", "trial", -1, "mlr.trial = -1: input should be greater than or equal to 0"),
+        ("evaluate", "cmc_length", 5, "evaluate.cmc_length = 5: input should be greater than or equal to 10"),
+        ("source", "viper", {"url": "x"}, "source.viper.url is not a known key (allowed: archive)"),
+        ("source", "lfw", {}, "source.lfw is not a known key (allowed: synthetic, viper"),
+    ],
+)
+def test_a_wrong_key_in_a_section(tmp_path: Path, section: str, key: str, value: object, told: str) -> None:
+    values = synthetic()
+    values[section] |= {key: value}
+    assert error_in(tmp_path, values).startswith(f"params.yaml: {told}")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"patch": 25}, "patch must be divisible by every scale of (2, 3, 4), not 25"),
+        ({"squeeze": 64}, "features must be at least squeeze (64), not 16"),
+        ({"scales": [5]}, "scales must be some of 2, 3, 4 and 8, not (5,)"),
+        ({"milestones": [2.0]}, "milestones must be fractions between 0 and 1, not (2.0,)"),
+    ],
+)
+def test_keys_of_rcan_that_contradict_each_other(tmp_path: Path, change: Values, told: str) -> None:
+    values = synthetic()
+    values["rcan"] |= change
+    message = error_in(tmp_path, values)
+    assert message.startswith("params.yaml: rcan")
+    assert message.endswith(told)
+
+
+def test_an_unknown_section(tmp_path: Path) -> None:
+    message = error_in(tmp_path, synthetic() | {"optimizer": {}})
+    assert message == f"params.yaml: optimizer is not a known key (allowed: {', '.join(Params.model_fields)})"
+
+
+@pytest.mark.parametrize("section", list(Params.model_fields))
+def test_a_missing_section(tmp_path: Path, section: str) -> None:
+    values = synthetic()
+    del values[section]
+    assert error_in(tmp_path, values) == f"params.yaml: {section} is missing"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [([], "datasets = []"), (["lfw"], "datasets.0 = 'lfw': input should be")]
+)
+def test_a_wrong_list_of_datasets(tmp_path: Path, value: list[str], told: str) -> None:
+    assert error_in(tmp_path, synthetic() | {"datasets": value}).startswith(f"params.yaml: {told}")
+
+
+@pytest.mark.parametrize("text", ["a: [1\nb: 2\n", "a: 1\n\tb: 2\n", "a: 'open\n", "a: b: c\n", "a: \x01\n"])
+def test_a_file_that_is_no_yaml(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    assert re.match(rf"{file} is no valid YAML: .", error_of(lambda: load_params(file)))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "text\n", "3\n"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    assert "input should be a valid dictionary" in error_of(lambda: load_params(file))
+
+
+def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert error_of(load_params) == "params.yaml does not exist here; run dgrl in the project's folder"
+
+
+def test_reading_params_needs_no_torch() -> None:
+    code = (
+        "import sys, pipeline.params; sys.exit(bool({'torch', 'torchvision', 'basicsr'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+# Named generators
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.text(), st.integers()), max_size=4))
+def test_a_seed_is_a_function_of_its_names(names: list[str | int]) -> None:
+    joined = "\x1f".join(str(name) for name in names).encode()
+    expected = int(hashlib.sha256(joined).hexdigest()[:16], 16).to_bytes(8, "big")
+    assert named_seed(*names) == int.from_bytes(expected, "little") // 2 < 2**63
+
+
+def test_published_seeds_never_change() -> None:
+    name = ("factor", 0, "viper", 0, "000_cam_a")
+    assert named_seed(*name) == 3276385142184014488
+    assert named_generator(*name).integers(1000, size=4).tolist() == [877, 505, 718, 521]
+
+
+def test_the_borders_between_names_count() -> None:
+    names = [("ab", "c"), ("a", "bc"), ("abc",), ("c", "ab"), ("ab", "c", ""), (1, 23), (12, 3), (123,)]
+    assert len({named_seed(*name) for name in names}) == len(names)
+    assert named_seed(1, "a") == named_seed("1", "a")
+
+
+def test_generators_of_one_name_are_alike_and_do_not_disturb_each_other() -> None:
+    first, second, other = named_generator("a", 1), named_generator("a", 1), named_generator("a", 2)
+    other.random(100)
+    draws = first.random(100)
+    np.testing.assert_array_equal(draws, second.random(100))
+    assert not np.array_equal(draws, named_generator("a", 2).random(100))
+
+
+def test_the_first_draws_of_neighbouring_names_are_uniform() -> None:
+    draws = [named_generator("image", number).random() for number in range(1000)]
+    assert kstest(draws, "uniform").pvalue > 0.001
+    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 0.1  # three standard deviations

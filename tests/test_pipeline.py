@@ -1,0 +1,173 @@
+"""The whole DAG on a tiny synthetic set: DVC, resume after kill -9, experiments."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dgrl.tables import read_keys
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+MODEL = Path("data/synthetic/dgrl/model.safetensors")
+
+
+def dvc(project: Path, *arguments: str, check: bool = True) -> str:
+    """Run DVC to its end; returns what it printed."""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["dvc", *arguments], cwd=project, env=environment, text=True, capture_output=True, check=False
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def git(project: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=project, check=True, capture_output=True)
+
+
+def stages_run(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of the project with tiny params, after its first ``dvc repro``."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("dgrl", "pipeline", "dvc.yaml", ".dvcignore", ".gitignore"):
+        source = REPOSITORY / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / name)
+    (folder / ".dvc").mkdir()
+    shutil.copy(REPOSITORY / ".dvc/config", folder / ".dvc/config")
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    params["source"]["synthetic"] |= {"persons": 16, "width": 32, "height": 64}
+    params["mlr"]["factors"] = params["rcan"]["scales"] = [2]
+    params["rcan"] |= {"iterations": 10, "warmup": 2, "features": 16}
+    params["model"] |= {"height": 32, "width": 32, "dimension": 16, "groups": 4}
+    params["train"] |= {"persons_per_batch": 4, "epochs": 12, "checkpoint_every": 4, "log_every": 4}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    git(folder, "init")
+    dvc(folder, "repro")
+    git(folder, "add", "--all")
+    git(folder, "commit", "-m", "baseline")
+    return folder
+
+
+def test_every_stage_leaves_its_files(project: Path) -> None:
+    root = project / "data/synthetic"
+    assert {len(read_keys(root / "mlr" / name)) for name in ("train_hr", "train_lr")} == {64}
+    assert list(read_keys(root / "sr/train").image_id) == list(read_keys(root / "mlr/train_hr").image_id)
+    metrics = json.loads((root / "eval/metrics.json").read_text())["synthetic"]
+    assert {"rank1", "rank5", "rank10", "mAP", "mINP", "multi_shot", "factor2", "options"} <= set(metrics)
+    assert len(pd.read_csv(root / "eval/cmc.csv")) == 20
+    embeddings = pd.read_parquet(root / "eval/embeddings.parquet")
+    assert embeddings.subset.value_counts().to_dict() == {"gallery": 48, "query": 16}
+    assert "<svg" in (root / "eval/report.html").read_text()
+    curves = {path.stem for path in (root / "dgrl/live/plots/metrics/synthetic").rglob("*.tsv")}
+    assert {"id", "wrt", "l1", "kl", "total", "learning_rate", "images_per_second"} <= curves
+    assert not list((project / ".work").glob("*")) if (project / ".work").exists() else True
+
+
+def test_a_second_repro_runs_no_stage(project: Path) -> None:
+    assert stages_run(dvc(project, "repro")) == []
+
+
+def test_the_same_params_give_the_same_bytes(project: Path) -> None:
+    before = digests(project)
+    dvc(project, "repro", "--force", "--no-run-cache", "split@synthetic")
+    dvc(project, "repro", "--force", "--no-run-cache", "--single-item", "cache_sr@synthetic")
+    assert digests(project) == before
+
+
+def digests(project: Path) -> dict[str, str]:
+    tables = sorted((project / "data/synthetic").glob("[ims]*/**/*.parquet"))
+    return {str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest() for path in tables}
+
+
+def test_training_survives_kill_9(project: Path) -> None:
+    expected = (project / MODEL).read_bytes()
+    rerun = ["repro", "--force", "--no-run-cache", "--single-item", "train@synthetic"]
+    for victim in (find_training, find_dvc):
+        with started(project, rerun) as run:
+            wait_for(lambda: list((project / ".work").glob("train-*/checkpoint.pt")))
+            os.kill(victim(project, run), signal.SIGKILL)
+            run.wait()
+            wait_for(lambda: find_training(project, run) == 0)  # DVC's child dies with it
+        assert not (project / MODEL).exists()
+    output = dvc(project, *rerun)
+    assert "resume at step" in output
+    assert (project / MODEL).read_bytes() == expected
+    assert not list((project / ".work").glob("train-*"))
+
+
+def started(project: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.Popen(
+        ["dvc", *arguments],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def find_dvc(project: Path, run: subprocess.Popen[bytes]) -> int:
+    return run.pid
+
+
+def find_training(project: Path, run: subprocess.Popen[bytes]) -> int:
+    """The process id of `dgrl train` in this project, 0 if there is none."""
+    for process in processes():
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"train" in words and (process / "cwd").readlink() == project:
+                return int(process.name)
+        except OSError:
+            continue  # it has ended meanwhile
+    return 0
+
+
+def processes() -> Iterator[Path]:
+    return (path for path in Path("/proc").iterdir() if path.name.isdigit())
+
+
+def test_an_experiment_reruns_what_it_changes(project: Path) -> None:
+    output = dvc(project, "exp", "run", "-S", "loss.gamma=1")
+    assert stages_run(output) == ["train@synthetic", "evaluate@synthetic"]
+    assert "synthetic.rank1" in dvc(project, "metrics", "diff")
+    assert "loss.gamma" in dvc(project, "params", "diff")
+    shown = json.loads(dvc(project, "plots", "diff", "--json"))
+    assert any("cmc.csv" in name or "CMC" in name for name in shown["data"])
+
+
+def test_a_mistake_in_params_stops_dvc_with_one_line(project: Path) -> None:
+    params = project / "params.yaml"
+    text = params.read_text()
+    try:
+        params.write_text(text.replace("persons_per_batch: 4", "persons_per_batch: 400"))
+        output = dvc(project, "repro", check=False)
+    finally:
+        params.write_text(text)
+    assert "error: train.persons_per_batch = 400, but the training set has only 8 persons" in output
+    assert "Traceback" not in output

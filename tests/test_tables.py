@@ -1,0 +1,343 @@
+"""Pictures, image tables and files: lossless, reproducible to the byte, whole or not there at all."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from dgrl import tables
+from dgrl.errors import InputError
+from dgrl.files import atomic_file, atomic_folder
+from dgrl.images import decode, encode_png, pixel_sha256
+from dgrl.tables import IMAGES, KEYS, SR_IMAGES, ImageRow, read_keys, read_rows, shards, write_table
+
+Pixels = npt.NDArray[np.uint8]
+PICTURES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=6).map(lambda shape: (*shape, 3)))
+
+
+def photo(height: int = 40, width: int = 24) -> Pixels:
+    """Smooth blobs and some noise, so that every format has something to compress."""
+    rng = np.random.default_rng(0)
+    blobs = cv2.resize(rng.integers(0, 256, (5, 3, 3), np.uint8), (width, height))
+    noise = rng.integers(0, 20, (height, width, 3), np.uint8)
+    return np.maximum(blobs, 20).astype(np.uint8) - noise
+
+
+def encoded(pixels: Pixels, extension: str, *options: int) -> bytes:
+    done, data = cv2.imencode(extension, pixels[:, :, ::-1], options)
+    assert done
+    return data.tobytes()
+
+
+def rows(count: int) -> list[ImageRow]:
+    rng = np.random.default_rng(count)
+    return [
+        ImageRow.from_pixels(
+            rng.integers(0, 256, (3 + index % 2, 2, 3), np.uint8),
+            f"{index:04d}.png",
+            image_id=f"{index:04d}",
+            person_id=str(index // 2),
+            camera_id=f"c{index % 2}",
+            subset="all",
+            factor=1 + index % 4,
+            psnr=None if index % 3 else index / 7,
+        )
+        for index in range(count)
+    ]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+# Pictures
+
+
+@settings(deadline=None)
+@given(PICTURES)
+def test_png_is_lossless(pixels: Pixels) -> None:
+    data = encode_png(pixels)
+    assert data.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(decode(data, "picture"), pixels)
+
+
+def test_decoded_pictures_are_rgb() -> None:
+    red = np.zeros((2, 3, 3), np.uint8)
+    red[:, :, 0] = 255
+    # The bytes of a red 24-bit bitmap, 3 x 2, written by hand: BMP stores blue first, rows padded to 4 bytes.
+    header = b"BM" + (78).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    info = [(40, 4), (3, 4), (2, 4), (1, 2), (24, 2), (0, 4), (24, 4), (0, 4), (0, 4), (0, 4), (0, 4)]
+    bitmap = header + b"".join(value.to_bytes(size, "little") for value, size in info)
+    bitmap += (b"\x00\x00\xff" * 3 + bytes(3)) * 2
+    np.testing.assert_array_equal(decode(bitmap, "red.bmp"), red)
+
+
+def test_grey_transparent_and_deep_pictures_become_rgb_bytes() -> None:
+    pixels = photo()
+    alpha = np.full((*pixels.shape[:2], 1), 7, np.uint8)
+    grey = cv2.imencode(".png", pixels[:, :, 0])[1].tobytes()
+    transparent = cv2.imencode(".png", np.dstack([pixels[:, :, ::-1], alpha]))[1].tobytes()
+    deep = cv2.imencode(".png", pixels[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
+    np.testing.assert_array_equal(decode(grey, "grey"), np.dstack([pixels[:, :, 0]] * 3))
+    np.testing.assert_array_equal(decode(transparent, "transparent"), pixels)
+    np.testing.assert_array_equal(decode(deep, "deep"), pixels)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"not a picture at all", b"\x89PNG\r\n\x1a\n"])
+def test_bytes_that_are_no_picture_are_named(data: bytes) -> None:
+    with pytest.raises(InputError, match=r"^cam_a/000\.bmp is not a readable picture; .*source$"):
+        decode(data, "cam_a/000.bmp")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize(
+    ("extension", "options"),
+    [(".png", ()), (".jpg", ()), (".jpg", (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), (".bmp", ())],
+)
+def test_a_truncated_picture_is_no_picture(extension: str, options: tuple[int, ...], kept: float) -> None:
+    data = encoded(photo(), extension, *options)
+    with pytest.raises(InputError, match="half is not a readable picture"):
+        decode(data[: int(len(data) * kept)], "half")
+
+
+def test_a_flipped_byte_in_a_png_is_noticed() -> None:
+    data = bytearray(encode_png(photo()))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(InputError, match="not a readable picture"):
+        decode(bytes(data), "damaged")
+
+
+def test_equal_pixels_have_equal_digests_whatever_the_format() -> None:
+    pixels = photo()
+    digests = {
+        pixel_sha256(decode(encoded(pixels, extension), "p")) for extension in (".png", ".bmp", ".tiff")
+    }
+    assert (
+        digests == {pixel_sha256(pixels)} == {hashlib.sha256(b"(40, 24, 3)" + pixels.tobytes()).hexdigest()}
+    )
+    assert pixel_sha256(decode(encoded(pixels, ".jpg"), "p")) not in digests
+
+
+def test_equal_bytes_of_another_shape_have_another_digest() -> None:
+    pixels = photo(6, 4)
+    assert pixel_sha256(pixels) != pixel_sha256(pixels.reshape(4, 6, 3))
+
+
+def test_the_digest_does_not_depend_on_the_memory_layout() -> None:
+    pixels = photo()
+    assert pixel_sha256(pixels[::-1][::-1]) == pixel_sha256(np.asfortranarray(pixels)) == pixel_sha256(pixels)
+
+
+# Tables
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 12])
+def test_a_table_gives_back_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
+    written = rows(count)
+    assert write_table(tmp_path / "t", iter(written), SR_IMAGES) == count
+    assert list(read_rows(tmp_path / "t")) == written
+    expected = [f"part-{index:05d}.parquet" for index in range(-(-count // 4))]
+    assert sorted(files(tmp_path / "t")) == expected == [path.name for path in shards(tmp_path / "t")]
+
+
+def test_one_shard_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
+    write_table(tmp_path / "t", rows(10), SR_IMAGES)
+    assert list(read_rows(shards(tmp_path / "t")[1])) == rows(10)[4:8]
+
+
+def test_the_keys_are_every_column_but_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
+    write_table(tmp_path / "t", rows(10), SR_IMAGES)
+    keys = read_keys(tmp_path / "t")
+    assert list(keys.columns) == [*KEYS, "psnr"]
+    assert list(keys.index) == list(range(10))
+    for name in KEYS:
+        assert list(keys[name]) == [getattr(row, name) for row in rows(10)]
+    np.testing.assert_array_equal(keys.psnr, [np.nan if row.psnr is None else row.psnr for row in rows(10)])
+
+
+def test_psnr_is_kept_only_where_the_schema_has_it(tmp_path: Path) -> None:
+    write_table(tmp_path / "t", rows(4), IMAGES)
+    assert "psnr" not in read_keys(tmp_path / "t").columns
+    assert all(row.psnr is None for row in read_rows(tmp_path / "t"))
+
+
+def test_equal_rows_give_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
+    write_table(tmp_path / "one", rows(10))
+    write_table(tmp_path / "deep/er/two", iter(rows(10)))
+    assert files(tmp_path / "one") == files(tmp_path / "deep/er/two")
+
+
+def test_a_shorter_table_leaves_no_shard_of_the_longer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 2)
+    write_table(tmp_path / "t", rows(7))
+    write_table(tmp_path / "t", rows(3))
+    assert len(list(read_rows(tmp_path / "t"))) == 3
+
+
+@pytest.mark.parametrize("good", [0, 5])
+def test_rows_that_fail_in_the_middle_leave_the_old_table_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 2)
+    write_table(tmp_path / "t", rows(7))
+    before = files(tmp_path)
+
+    def failing() -> Iterator[ImageRow]:
+        yield from rows(good)
+        raise InputError("person 3 is damaged")
+
+    with pytest.raises(InputError, match="person 3"):
+        write_table(tmp_path / "t", failing())
+    with pytest.raises(InputError, match="person 3"):
+        write_table(tmp_path / "new", failing())
+    assert files(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+def test_rows_are_consumed_a_shard_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 2)
+    consumed: list[str] = []
+    on_disk: list[int] = []
+    real = tables.write_shard
+
+    def write_shard(path: Path, shard: list[ImageRow], schema: pa.Schema) -> None:
+        on_disk.append(len(consumed))
+        real(path, shard, schema)
+
+    def lazy() -> Iterator[ImageRow]:
+        for row in rows(5):
+            consumed.append(row.image_id)
+            yield row
+
+    monkeypatch.setattr(tables, "write_shard", write_shard)
+    write_table(tmp_path / "t", lazy())
+    assert on_disk == [2, 4, 5]
+
+
+def test_the_schema_tells_hugging_face_that_the_column_is_a_picture(tmp_path: Path) -> None:
+    write_table(tmp_path / "t", rows(2))
+    metadata = pq.read_schema(shards(tmp_path / "t")[0]).metadata
+    assert json.loads(metadata[b"huggingface"])["info"]["features"]["image"]["_type"] == "Image"
+
+
+def test_plain_pyarrow_and_pandas_read_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 2)
+    write_table(tmp_path / "t", rows(5), SR_IMAGES)
+    arrow = pq.ParquetDataset(tmp_path / "t").read()
+    frame = pd.read_parquet(tmp_path / "t")
+    assert arrow.column("image_id").to_pylist() == list(frame.image_id) == [row.image_id for row in rows(5)]
+    assert set(frame.columns) == {field.name for field in fields(ImageRow)} - {"data", "path"} | {"image"}
+    for picture, row in zip(frame.image, rows(5), strict=True):
+        assert picture["path"] == row.path
+        np.testing.assert_array_equal(decode(picture["bytes"], "p"), row.pixels())
+
+
+def test_a_row_describes_its_picture() -> None:
+    pixels = photo(9, 5)
+    names = {"image_id": "a", "person_id": "1", "camera_id": "c", "subset": "all"}
+    own = ImageRow.from_pixels(pixels, "a.png", **names, factor=1)
+    given_bytes = ImageRow.from_pixels(pixels, "a.bmp", **names, factor=1, data=encoded(pixels, ".bmp"))
+    assert (own.width, own.height) == (5, 9)
+    assert own.pixel_sha256 == given_bytes.pixel_sha256 == pixel_sha256(pixels)
+    assert given_bytes.data == encoded(pixels, ".bmp")
+    np.testing.assert_array_equal(own.pixels(), pixels)
+    np.testing.assert_array_equal(given_bytes.pixels(), pixels)
+
+
+def test_a_damaged_picture_in_a_table_is_named() -> None:
+    row = ImageRow("0001_c1", "0001", "c1", "all", 1, 5, 9, "", b"garbage", "VIPeR/1.bmp")
+    with pytest.raises(InputError, match=r"VIPeR/1\.bmp \(0001_c1\) is not a readable picture"):
+        row.pixels()
+
+
+@pytest.mark.parametrize("read", [shards, read_keys, lambda folder: list(read_rows(folder))])
+def test_a_folder_without_shards_is_no_table(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match=f"^{tmp_path} holds no table; run the stage"):
+        read(tmp_path)
+
+
+# Files
+
+
+def test_a_new_file_replaces_the_old_one_when_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep/er/file.json"
+    for text in ("old", "new"):
+        with atomic_file(target) as building:
+            building.write_text(text)
+        assert target.read_text() == text
+    assert [path.name for path in target.parent.iterdir()] == ["file.json"]
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    target.write_text("old")
+    with atomic_file(target) as building:
+        building.write_text("half")
+        assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_failed_file_leaves_what_was_there(tmp_path: Path, old: str | None) -> None:
+    target = tmp_path / "file.json"
+    if old:
+        target.write_text(old)
+    before = files(tmp_path)
+    with pytest.raises(KeyboardInterrupt), atomic_file(target) as building:  # noqa: PT012
+        building.write_text("half")
+        raise KeyboardInterrupt
+    assert files(tmp_path) == before
+
+
+def test_a_new_folder_replaces_the_old_one_when_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep/er/folder"
+    for name in ("old", "new"):
+        with atomic_folder(target) as building:
+            (building / "sub").mkdir()
+            (building / "sub" / name).write_text(name)
+        assert files(target) == {f"sub/{name}": name.encode()}
+    assert [path.name for path in target.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_failed_folder_leaves_what_was_there(tmp_path: Path, old: str | None) -> None:
+    target = tmp_path / "folder"
+    if old:
+        target.mkdir()
+        (target / "file").write_text(old)
+    before = files(tmp_path)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as building:  # noqa: PT012
+        (building / "file").write_text("half")
+        assert files(target) == ({"file": b"old"} if old else {})
+        raise KeyboardInterrupt
+    assert files(tmp_path) == before
+    assert list(tmp_path.iterdir()) == ([target] if old else [])
+
+
+def test_what_a_killed_run_left_is_not_in_the_next_one(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "folder") as building:
+        name = building.name
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "stale").touch()
+    with atomic_folder(tmp_path / "folder") as building:
+        (building / "fresh").touch()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["fresh"]

@@ -1,0 +1,151 @@
+"""The training loop: it learns, it resumes bit for bit, it says what is wrong."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dgrl.errors import InputError
+from dgrl.model.network import DGRL
+from dgrl.model.params import ModelParams
+from dgrl.training.checkpoint import load_checkpoint, load_model, save_model
+from dgrl.training.image_bank import ImageBank
+from dgrl.training.params import AugmentParams, LossParams, TrainParams
+from dgrl.training.trainer import DivergedError, Schedule, train
+
+MODEL = ModelParams(backbone="resnet18", weights="none", height=32, width=32, dimension=16, groups=4)
+AUGMENT = AugmentParams(pad=2)
+
+
+def train_params(**changes: object) -> TrainParams:
+    values = {
+        "persons_per_batch": 4,
+        "pairs_per_person": 2,
+        "epochs": 2,
+        "log_every": 2,
+        "checkpoint_every": 3,
+        "precision": "float32",
+    }
+    return TrainParams.parse(values | changes, "train")
+
+
+def banks(persons: int = 6, images: int = 4) -> tuple[ImageBank, ImageBank]:
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, (persons, 1, 3, 1, 1))
+    noise = rng.integers(-30, 30, (2, persons, images, 3, 32, 32))
+    pictures = np.clip(colours + noise, 0, 255).astype(np.uint8).reshape(2, -1, 3, 32, 32)
+    keys = pd.DataFrame(
+        {
+            "image_id": [f"{p}_{i}" for p in range(persons) for i in range(images)],
+            "person_id": [str(p) for p in range(persons) for _ in range(images)],
+        }
+    )
+    return ImageBank(torch.from_numpy(pictures[0]), keys), ImageBank(torch.from_numpy(pictures[1]), keys)
+
+
+class Curve:
+    """Collects the log; raises once, when a step has been logged, as a kill would stop the loop."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.figures: dict[int, dict[str, float]] = {}
+        self.stop_after = stop_after
+
+    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
+        self.figures[step] = dict(figures)
+        if self.stop_after is not None and step >= self.stop_after:
+            raise KeyboardInterrupt
+
+
+def run(checkpoint: Path, curve: Curve, params: TrainParams, model: ModelParams = MODEL) -> DGRL:
+    hr, sr = banks()
+    return train(hr, sr, model, LossParams(), AUGMENT, params, checkpoint, curve)[0]
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    curve = Curve()
+    run(tmp_path / "checkpoint", curve, train_params(epochs=12, learning_rate=0.02))
+    steps = sorted(curve.figures)
+    assert curve.figures[steps[-1]]["loss/id"] < 0.8 * curve.figures[steps[0]]["loss/id"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stop_after", [4, 5, 6])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, precision: str, stop_after: int) -> None:
+    params = train_params(precision=precision, epochs=3)  # 9 steps, checkpoints at 3, 6 and 9
+    whole, first, second = Curve(), Curve(stop_after), Curve()
+    expected = run(tmp_path / "whole", whole, params).state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", first, params)
+    state = load_checkpoint(tmp_path / "cut")
+    assert state is not None
+    assert 0 < state["step"] < 9
+    resumed = run(tmp_path / "cut", second, params).state_dict()
+    assert expected.keys() == resumed.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, resumed[name]), name
+    losses = [
+        {step: {n: v for n, v in f.items() if n != "images_per_second"} for step, f in c.figures.items()}
+        for c in (whole, second)
+    ]
+    assert losses[0] == losses[1]  # the curves are whole too
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    weights = [run(tmp_path / str(s), Curve(), train_params(seed=s)).heads[0] for s in (0, 1)]
+    first, second = (head.state_dict()["classifier.weight"] for head in weights)
+    assert not torch.equal(first, second)
+
+
+def test_every_term_the_rate_and_the_speed_are_logged(tmp_path: Path) -> None:
+    curve = Curve()
+    run(tmp_path / "checkpoint", curve, train_params())
+    assert sorted(curve.figures) == [2, 3, 4, 6]
+    terms = ["id", "id_side2", "id_side3", "wrt", "wrt_side2", "wrt_side3", "l1", "kl"]
+    figures = curve.figures[6]
+    assert set(figures) == {f"loss/{t}" for t in [*terms, "total"]} | {"learning_rate", "images_per_second"}
+    assert figures["loss/total"] == pytest.approx(sum(figures[f"loss/{t}"] for t in terms), rel=1e-5)
+
+
+def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    params = train_params(learning_rate=1e18, warmup_epochs=0)
+    with pytest.raises(DivergedError, match=r"not finite at step \d+ \(id .*learning rate 1e\+18\); lower"):
+        run(tmp_path / "checkpoint", Curve(), params)
+    assert load_checkpoint(tmp_path / "checkpoint") is None
+
+
+def test_too_few_persons(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"persons_per_batch = 7, but the training set has only 6 persons"):
+        run(tmp_path / "checkpoint", Curve(), train_params(persons_per_batch=7))
+
+
+def test_pictures_without_twins(tmp_path: Path) -> None:
+    hr, sr = banks()
+    sr = ImageBank(sr.images[1:], sr.keys[1:])
+    with pytest.raises(InputError, match="without a twin, first 0_0"):
+        train(hr, sr, MODEL, LossParams(), AUGMENT, train_params(), tmp_path / "checkpoint", Curve())
+
+
+def test_schedule_is_the_papers_step_decay_after_a_linear_warm_up() -> None:
+    schedule = Schedule(train_params(epochs=70, learning_rate=0.013, warmup_epochs=2), steps_per_epoch=10)
+    assert [schedule(step) for step in (20, 299)] == [0.013, 0.013]
+    assert [schedule(step) for step in (300, 599)] == pytest.approx([0.0013, 0.0013])
+    assert schedule(600) == pytest.approx(0.00013)
+    assert schedule(0) == pytest.approx(0.00013)
+    assert schedule(10) == pytest.approx(0.013 * 0.505)
+
+
+def test_a_published_model_comes_back(tmp_path: Path) -> None:
+    model = DGRL(MODEL, persons=5).eval()
+    save_model(tmp_path / "model.safetensors", model, MODEL, 5)
+    loaded, params = load_model(tmp_path / "model.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    assert params == MODEL
+    assert torch.equal(loaded.embed(images, "sr"), model.embed(images, "sr"))
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist; run the train stage"):
+        load_model(tmp_path / "missing.safetensors")
