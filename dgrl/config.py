@@ -15,12 +15,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, values: Any, name: str) -> Self:
+    def parse(cls, values: Any, name: str, file: str = "params.yaml") -> Self:
         """Validate ``values`` as read from YAML.
 
         Args:
             values: the mapping of keys to values.
             name: the section's name, for the message; empty for the whole file.
+            file: where the values come from, for the message.
 
         Raises:
             InputError: naming each wrong key, its value and what is allowed.
@@ -28,17 +29,21 @@ class Section(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise InputError("; ".join(_explain(cls, name, detail) for detail in error.errors())) from None
+            found = "; ".join(_explain(cls, name, detail) for detail in error.errors())
+            raise InputError(f"{file}: {found}") from None
 
 
 def _explain(section: type[Section], name: str, detail: Any) -> str:
     key = ".".join(filter(None, [name, *map(str, detail["loc"])]))
     if detail["type"] == "extra_forbidden":
-        return f"params.yaml: {key} is not a known key (allowed: {_allowed(section, detail['loc'][:-1])})"
+        return f"{key} is not a known key (allowed: {_allowed(section, detail['loc'][:-1])})"
     if detail["type"] == "missing":
-        return f"params.yaml: {key} is missing"
+        return f"{key} is missing"
     reason = detail["msg"].removeprefix("Value error, ")
-    return f"params.yaml: {key} = {detail['input']!r}: {reason[0].lower()}{reason[1:]}"
+    reason = reason[0].lower() + reason[1:]
+    if detail["type"] == "value_error" and isinstance(detail["input"], dict):
+        return ": ".join(filter(None, [key, reason]))  # of several keys together, which the reason names
+    return " = ".join(filter(None, [key, repr(detail["input"])])) + f": {reason}"
 
 
 def _allowed(section: type[Section], path: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dgrl.images import Image
@@ -25,20 +26,25 @@ class Extractor:
     >>> similarity = queries @ gallery.T  # doctest: +SKIP
     """
 
-    def __init__(self, model: DGRL, height: int, width: int, batch: int = 64) -> None:
+    def __init__(self, model: DGRL, height: int, width: int, *, flip: bool = False, batch: int = 64) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.height, self.width, self.batch = height, width, batch
+        self.height, self.width, self.flip, self.batch = height, width, flip, batch
 
     @classmethod
-    def load(cls, path: Path, batch: int = 64) -> "Extractor":
+    def load(cls, path: Path, *, flip: bool = False, batch: int = 64) -> "Extractor":
         """Load the ``model.safetensors`` of a training.
+
+        Args:
+            path: the file.
+            flip: average the embeddings of a picture and of its mirror image.
+            batch: pictures at once.
 
         Raises:
             InputError: if the file is missing or not one of DGRL's.
         """
         model, params = load_model(path)
-        return cls(model, params.height, params.width, batch)
+        return cls(model, params.height, params.width, flip=flip, batch=batch)
 
     def embed(self, images: Sequence[Image], stream: Stream) -> npt.NDArray[np.float32]:
         """Embed pictures of any size.
@@ -60,5 +66,9 @@ class Extractor:
         with torch.inference_mode():
             for start in track(starts, f"embed {stream}", len(starts), "batch"):
                 batch = normalise(images[start : start + self.batch].to(self.device))
-                parts.append(self.model.embed(batch, stream).cpu())
+                embedding = self.model.embed(batch, stream)
+                if self.flip:
+                    mirrored = self.model.embed(batch.flip(3), stream)
+                    embedding = F.normalize(embedding + mirrored, dim=1)
+                parts.append(embedding.cpu())
         return np.asarray(torch.cat(parts).numpy())

@@ -5,41 +5,50 @@ named by (seed, dataset, trial, person or image), so no draw depends on which ot
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, Strict
 
-from dgrl.config import IntTuple, Section
+from dgrl.config import Section
 from dgrl.errors import InputError
 from dgrl.images import Image
 from dgrl.random import named_generator, named_seed
 from dgrl.tables import ImageRow
 
 TABLES = ("train_hr", "train_lr", "query", "gallery")
+DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery pictures of nobody; pictures to be ignored
+
+Factor = Annotated[int, Field(ge=2, le=8)]
 
 
 class MlrParams(Section):
     """``mlr:`` of params.yaml; (d) marks what the paper leaves open."""
 
     seed: int = 0
-    trial: Annotated[int, Field(ge=0)] = 0  # which of the random splits of persons
-    factors: Annotated[IntTuple, Field(min_length=1)] = (2, 3, 4)  # r
+    trial: Annotated[int, Field(ge=0)] = 0  # which of the random (or official) splits of persons
+    factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
     factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
-    lr_camera: dict[str, str] = Field(default_factory=dict)  # by dataset, of the LR queries
+    lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
+    real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR pictures are real
+    training_pairs: Literal["twin", "person"] = "twin"  # twin: a picture and its own LR picture, III-A
+    queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
     evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
 
 
-class Role(NamedTuple):
-    """What one image is for, and the down-sampling factor of its LR picture (1 in the gallery)."""
+class Entry(NamedTuple):
+    """One row that an image contributes to a table."""
 
-    subset: Literal["train", "query", "gallery"]
-    factor: int
+    table: Literal["train_hr", "train_lr", "query", "gallery"]
+    image_id: str  # in the table; those of an HR picture and its LR partner are equal
+    factor: int  # of down-sampling; 1 = as it is
 
 
 @dataclass(frozen=True)
@@ -47,39 +56,59 @@ class Split:
     """What becomes of each image.
 
     Attributes:
-        roles: of each kept image, by image_id.
+        entries: of each image that is used, by image_id.
         train_persons, test_persons: sorted person_ids.
+        dropped_persons: with real LR pictures, persons without either an HR or an LR one.
     """
 
-    roles: dict[str, Role]
+    entries: dict[str, tuple[Entry, ...]]
     train_persons: list[str]
     test_persons: list[str]
+    dropped_persons: list[str]
 
 
-def plan_split(keys: pd.DataFrame, dataset: str, params: MlrParams) -> Split:
-    """Decide the role and the factor of every image.
+def plan_split(
+    keys: pd.DataFrame, dataset: str, params: MlrParams, official: Sequence[Sequence[str]] = ()
+) -> Split:
+    """Decide the tables and the factor of every image.
 
     Args:
-        keys: columns image_id, person_id, camera_id and subset (``train`` and ``test`` where the benchmark
-            has an official split, else ``all``).
+        keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the benchmark
+            has one official split, else ``all``; ``DISTRACTOR`` or ``JUNK`` for pictures of no person.
         dataset: its name, part of the name of every draw.
         params: the ``mlr`` section.
+        official: the test persons of each trial, where the benchmark lists them (CUHK03's testsets).
 
     Raises:
-        InputError: if the LR camera is unknown, or a query person has no gallery image.
+        InputError: if the LR camera or the trial is unknown, or a query person has no gallery image.
     """
     lr_camera = _lr_camera(keys, dataset, params)
-    train, test = _split_persons(keys, dataset, params)
-    roles = {}
-    for row in keys.sort_values("image_id").itertuples():
-        image_id, camera = str(row.image_id), str(row.camera_id)
-        factor = _factor(image_id, camera, dataset, params)
-        if row.person_id in train:
-            roles[image_id] = Role("train", factor)
-        elif row.person_id in test:
-            roles[image_id] = Role("query", factor) if camera == lr_camera else Role("gallery", 1)
-    _check_queries(keys, roles, dataset, lr_camera)
-    return Split(roles, sorted(train), sorted(test))
+    keys = keys[keys.subset != JUNK].sort_values("image_id")
+    keys = keys.assign(
+        is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id],
+        factor=[_factor(row, dataset, params) for row in keys.itertuples()],
+    )
+    people, nobody = keys[keys.subset != DISTRACTOR], keys[keys.subset == DISTRACTOR]
+    dropped = _without_hr_or_lr(people) if dataset in params.real_lr else set()
+    people = people[~people.person_id.isin(dropped)]
+    train, test = _split_persons(people, dataset, params, official)
+    tested, training = (people[people.person_id.isin(persons)] for persons in (test, train))
+
+    if dataset in params.real_lr or params.training_pairs == "person":
+        entries = _person_pairs(training, dataset, params)
+    else:
+        entries = _twins(training)
+    queries, gallery = tested[tested.is_lr], tested[~tested.is_lr]
+    _check_queries(queries, gallery, dataset, lr_camera)
+    if params.queries == "one":
+        queries = _one_each(queries, dataset, params)
+    if params.evaluate_on == "test":
+        gallery = pd.concat([gallery, nobody[~nobody.is_lr]])
+    for image_id, factor in zip(queries.image_id, queries.factor, strict=True):
+        entries[image_id] = (Entry("query", image_id, factor),)
+    for image_id in gallery.image_id:
+        entries[image_id] = (Entry("gallery", image_id, 1),)
+    return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped))
 
 
 def downsample(image: Image, factor: int) -> Image:
@@ -96,25 +125,28 @@ def downsample(image: Image, factor: int) -> Image:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-def apply_split(row: ImageRow, role: Role) -> dict[str, ImageRow]:
-    """The rows that an image contributes, by table.
+def make_row(row: ImageRow, entry: Entry) -> ImageRow:
+    """The row that an image contributes to a table: untouched for factor 1, else down-sampled.
 
-    A training image gives itself and its LR twin of the same image_id (N pairs, III-A), a query image its LR
-    picture, a gallery image itself.
+    Raises:
+        InputError: if the picture is unreadable or too small.
     """
-    untouched = replace(row, subset=role.subset)
-    if role.subset == "gallery":
-        return {"gallery": untouched}
-    low = ImageRow.from_pixels(
-        downsample(row.pixels(), role.factor),
-        f"{row.image_id}_x{role.factor}.png",
-        image_id=row.image_id,
+    subset = row.subset if row.subset == DISTRACTOR else entry.table.removesuffix("_hr").removesuffix("_lr")
+    if entry.factor == 1:
+        return replace(row, image_id=entry.image_id, subset=subset)
+    try:
+        pixels = downsample(row.pixels(), entry.factor)
+    except InputError as error:
+        raise InputError(f"image {row.image_id}: {error}") from None
+    return ImageRow.from_pixels(
+        pixels,
+        f"{entry.image_id}_x{entry.factor}.png",
+        image_id=entry.image_id,
         person_id=row.person_id,
         camera_id=row.camera_id,
-        subset=role.subset,
-        factor=role.factor,
+        subset=subset,
+        factor=entry.factor,
     )
-    return {"query": low} if role.subset == "query" else {"train_hr": untouched, "train_lr": low}
 
 
 def table_digest(keys: pd.DataFrame) -> str:
@@ -127,13 +159,13 @@ def table_digest(keys: pd.DataFrame) -> str:
 def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
-    """``split.json``: options, persons, factors, counts and digests."""
+    """``split.json``: options, persons, counts, digests and the factor of every LR picture that was made."""
     return {
         "dataset": dataset,
         "options": params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]},
         "train_persons": split.train_persons,
         "test_persons": split.test_persons,
-        "factors": {name: role.factor for name, role in split.roles.items() if role.subset != "gallery"},
+        "dropped_persons": split.dropped_persons,
         "counts": {
             name: {
                 "images": len(keys),
@@ -143,29 +175,58 @@ def describe(
             for name, keys in tables.items()
         },
         "digests": {name: table_digest(keys) for name, keys in tables.items()},
+        "factors": {
+            image_id: entry.factor
+            for image_id, entries in split.entries.items()
+            for entry in entries
+            if entry.factor > 1
+        },
     }
 
 
 def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     cameras = sorted(set(keys.camera_id))
     chosen = params.lr_camera.get(dataset)
-    if chosen is None or chosen not in cameras:
+    if chosen is None or not any(fnmatchcase(camera, chosen) for camera in cameras):
         raise InputError(
             f"params.yaml: mlr.lr_camera.{dataset} = {chosen!r} is no camera of {dataset} "
-            f"(allowed: {', '.join(cameras)})"
+            f"(allowed: {', '.join(cameras)}, or a pattern such as {cameras[0][0]}*)"
         )
     return chosen
 
 
-def _split_persons(keys: pd.DataFrame, dataset: str, params: MlrParams) -> tuple[set[str], set[str]]:
-    """The official split where there is one, else a random half of the persons per trial."""
-    persons = sorted(set(keys.person_id))
-    train = set(keys.person_id[keys.subset == "train"])
-    if not train:
+def _factor(row: Any, dataset: str, params: MlrParams) -> int:
+    """The factor of an LR picture: drawn, or 1 where it is a real one."""
+    if dataset in params.real_lr:
+        return 1
+    name = row.image_id if params.factor_per == "image" else row.camera_id
+    rng = named_generator("factor", params.seed, dataset, params.trial, name)
+    return params.factors[int(rng.integers(len(params.factors)))]
+
+
+def _without_hr_or_lr(people: pd.DataFrame) -> set[str]:
+    """Persons who cannot make a pair: CAVIAR's 22 who were seen by one camera only (IV-A)."""
+    return set(people.person_id[people.is_lr]) ^ set(people.person_id[~people.is_lr])
+
+
+def _split_persons(
+    people: pd.DataFrame, dataset: str, params: MlrParams, official: Sequence[Sequence[str]]
+) -> tuple[set[str], set[str]]:
+    """Training and test persons: official where there is such a split, else a random half per trial."""
+    persons = sorted(set(people.person_id))
+    train = set(people.person_id[people.subset == "train"])
+    if official:
+        if params.trial >= len(official):
+            raise InputError(
+                f"params.yaml: mlr.trial = {params.trial}: {dataset} has the official trials 0 to "
+                f"{len(official) - 1}"
+            )
+        train = set(persons) - set(official[params.trial])
+    elif not train:
         train = set(_draw(persons, len(persons) // 2, "persons", params.seed, dataset, params.trial))
     if params.evaluate_on == "test":
         return train, set(persons) - train
-    held_out = round(len(train) * params.val_fraction)
+    held_out = min(max(round(len(train) * params.val_fraction), 1), len(train) - 1)
     test = set(_draw(sorted(train), held_out, "val", params.seed, dataset, params.trial))
     return train - test, test
 
@@ -175,19 +236,50 @@ def _draw(persons: list[str], count: int, *names: str | int) -> list[str]:
     return sorted(persons, key=lambda person: (named_seed(*names, person), person))[:count]
 
 
-def _factor(image_id: str, camera_id: str, dataset: str, params: MlrParams) -> int:
-    name = image_id if params.factor_per == "image" else camera_id
-    rng = named_generator("factor", params.seed, dataset, params.trial, name)
-    return params.factors[int(rng.integers(len(params.factors)))]
+def _twins(training: pd.DataFrame) -> dict[str, tuple[Entry, ...]]:
+    """Every HR training image gets an LR twin of its own: N pairs (III-A)."""
+    return {
+        image_id: (Entry("train_hr", image_id, 1), Entry("train_lr", image_id, factor))
+        for image_id, factor in zip(training.image_id, training.factor, strict=True)
+    }
 
 
-def _check_queries(keys: pd.DataFrame, roles: dict[str, Role], dataset: str, lr_camera: str) -> None:
-    subset = keys.image_id.map({name: role.subset for name, role in roles.items()})
-    queries = set(keys.person_id[subset == "query"])
-    missing = sorted(queries - set(keys.person_id[subset == "gallery"]))
-    if not queries:
+def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> dict[str, tuple[Entry, ...]]:
+    """Pairs of an HR and an LR image of one person: each image with a partner drawn at random.
+
+    The partner is the one with the smallest number named after both, so an image that is added or removed
+    changes its own pairs and those it is drawn for, and no other.
+    """
+    pairs: set[tuple[str, str]] = set()
+    for _, images in training.groupby("person_id"):
+        hr, lr = images.image_id[~images.is_lr], images.image_id[images.is_lr]
+        if hr.empty or lr.empty:
+            continue
+
+        def number(pair: tuple[str, str]) -> int:
+            return named_seed("pair", params.seed, dataset, params.trial, *pair)
+
+        pairs |= {min(((high, low) for low in lr), key=number) for high in hr}
+        pairs |= {min(((high, low) for high in hr), key=number) for low in lr}
+    factors = dict(zip(training.image_id, training.factor, strict=True))
+    entries: dict[str, list[Entry]] = defaultdict(list)
+    for high, low in sorted(pairs):
+        entries[high].append(Entry("train_hr", f"{high}+{low}", 1))
+        entries[low].append(Entry("train_lr", f"{high}+{low}", factors[low]))
+    return {image_id: tuple(rows) for image_id, rows in entries.items()}
+
+
+def _one_each(queries: pd.DataFrame, dataset: str, params: MlrParams) -> pd.DataFrame:
+    """One query per person, at random."""
+    names = ("query", params.seed, dataset, params.trial)
+    drawn = queries.assign(number=[named_seed(*names, image_id) for image_id in queries.image_id])
+    return drawn.sort_values(["number", "image_id"]).drop_duplicates("person_id")
+
+
+def _check_queries(queries: pd.DataFrame, gallery: pd.DataFrame, dataset: str, lr_camera: str) -> None:
+    if queries.empty:
         raise InputError(f"{dataset}: no test person was seen by the LR camera {lr_camera}; choose another")
-    if missing:
+    if missing := sorted(set(queries.person_id) - set(gallery.person_id)):
         raise InputError(
             f"{dataset}: person {missing[0]} is a query but has no gallery image outside camera {lr_camera} "
             f"({len(missing)} such persons); remove them or choose another LR camera"

@@ -147,8 +147,8 @@ def shards(folder: Path) -> list[Path]:
 
 def read_rows(source: Path) -> Iterator[ImageRow]:
     """The rows of a table (a folder) or of one shard (a file), a shard in memory at a time."""
-    for path in shards(source) if source.is_dir() else [source]:
-        for values in pq.read_table(path).to_pylist():
+    for path in [source] if source.is_file() else shards(source):
+        for values in _read(path).to_pylist():
             image = values.pop("image")
             yield ImageRow(**values, data=image["bytes"], path=image["path"])
 
@@ -156,9 +156,19 @@ def read_rows(source: Path) -> Iterator[ImageRow]:
 def read_keys(folder: Path) -> pd.DataFrame:
     """Every column of a table but the pictures."""
     paths = shards(folder)
-    columns = [name for name in pq.read_schema(paths[0]).names if name != "image"]
-    parts: list[pd.DataFrame] = [pq.read_table(path, columns=columns).to_pandas() for path in paths]
+    parts: list[pd.DataFrame] = [_read(path, pictures=False).to_pandas() for path in paths]
     return pd.concat(parts, ignore_index=True)
+
+
+def _read(path: Path, *, pictures: bool = True) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if pictures or name != "image"]
+            return file.read(columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro"
+        ) from None
 
 
 def _batches(rows: Iterable[ImageRow], size: int) -> Iterator[list[ImageRow]]:

@@ -42,8 +42,8 @@ def start() -> None:
 def download(dataset: DatasetArgument) -> None:
     """Read the benchmark's archive (or generate the synthetic set) into data/<dataset>/images.
 
-    The archive is the one that params.yaml names at source.<dataset>.archive, else one in data/drop/. It is
-    checked and read member by member; nothing is unpacked.
+    The archive is the one that params.yaml names at source.<dataset>.archive, else one in data/drop/, else
+    one fetched from a mirror. It is checked and read member by member; nothing is unpacked.
     """
     from pipeline.download import download as run
 
@@ -74,14 +74,16 @@ def pretrain_sr(
     """Train RCAN of one scale with basicsr on the HR training pictures, into data/<dataset>/rcan.
 
     Some training persons are held out to measure PSNR and SSIM against bicubic interpolation; test persons
-    are never seen. Parameters: rcan.
+    are never seen. A dataset of mlr.real_lr needs no RCAN and gets none.
+    Parameters: rcan, mlr.real_lr.
     """
     from pipeline.pretrain_sr import pretrain_sr as run
 
-    metrics = run(dataset, scale, load_params())
-    logger.info(
-        "%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, metrics["psnr"], metrics["bicubic_psnr"]
-    )
+    if metrics := run(dataset, scale, load_params()):
+        figures = metrics["psnr"], metrics["bicubic_psnr"]
+        logger.info("%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, *figures)
+    else:
+        logger.info("%s: its LR pictures are real (mlr.real_lr), so there is no RCAN to train", dataset)
 
 
 @app.command("cache-sr")
@@ -93,6 +95,22 @@ def cache_sr(dataset: DatasetArgument) -> None:
     from pipeline.cache_sr import cache_sr as run
 
     run(dataset, load_params())
+
+
+@app.command()
+def digest(
+    dataset: DatasetArgument,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+) -> None:
+    """Print a digest of each MLR table: of its decoded pixels, ids, cameras and factors.
+
+    Equal digests mean equal sets, to the pixel, whatever the files, their order or their compression.
+    docs/benchmarks.md has those of the default options.
+    """
+    from pipeline.digest import digest as run
+
+    for table, (images, value) in run(dataset, workers).items():
+        typer.echo(f"{value}  {table} ({images} images)")
 
 
 @app.command()
@@ -141,7 +159,7 @@ def main() -> None:
     handler = RichHandler(console=console, show_time=False, show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
-        app()
+        app(prog_name="dgrl")
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
+from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, nearest, rank, single_shot_draws
 from dgrl.evaluation.report import Example, Match, choose_examples, render
 from dgrl.extractor import Extractor
 from dgrl.files import atomic_folder
@@ -29,13 +29,14 @@ def evaluate(dataset: DatasetName, params: Params) -> dict[str, float]:
     model, model_params = load_model(paths.model)
     size = model_params.height, model_params.width
     query_bank, gallery_bank = load_bank(paths.sr("query"), *size), load_bank(paths.mlr("gallery"), *size)
-    query, gallery = _embed(model, model_params, query_bank, gallery_bank)
+    query, gallery = _embed(_extractor(model, model_params, params), query_bank, gallery_bank)
     ranking = rank(query, gallery, cmc_length=params.evaluate.cmc_length)
     figures = _figures(ranking, query_bank.keys)
     if params.evaluate.single_shot_draws:
         figures |= _drawn(query, gallery, params)
     if params.evaluate.untrained:
-        untrained = rank(*_embed(_untrained(model_params, params), model_params, query_bank, gallery_bank))
+        random = _extractor(_untrained(model_params, params), model_params, params)
+        untrained = rank(*_embed(random, query_bank, gallery_bank))
         figures |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
     options = _options(dataset, params)
     with atomic_folder(paths.eval) as folder:
@@ -51,13 +52,15 @@ def evaluate(dataset: DatasetName, params: Params) -> dict[str, float]:
     return figures
 
 
-def _embed(
-    model: DGRL, params: ModelParams, query: ImageBank, gallery: ImageBank
-) -> tuple[Embeddings, Embeddings]:
+def _extractor(model: DGRL, model_params: ModelParams, params: Params) -> Extractor:
+    return Extractor(model, model_params.height, model_params.width, flip=params.evaluate.flip)
+
+
+def _embed(extractor: Extractor, query: ImageBank, gallery: ImageBank) -> tuple[Embeddings, Embeddings]:
     """Queries through the SR stem, gallery through the HR stem (III-B), with common integer codes."""
-    extractor = Extractor(model, params.height, params.width)
     keys = pd.concat([query.keys, gallery.keys])
     persons = pd.factorize(keys.person_id, sort=True)[0]
+    persons[(keys.subset == "distractor").to_numpy()] = DISTRACTOR
     cameras = pd.factorize(keys.camera_id, sort=True)[0]
     cut = len(query)
     return (
@@ -96,6 +99,7 @@ def _options(dataset: DatasetName, params: Params) -> dict[str, Any]:
     return {
         **{f"mlr.{name}": _scalar(value) for name, value in split["options"].items()},
         "sr.method": params.sr.method,
+        "evaluate.flip": params.evaluate.flip,
         "train.epochs": params.train.epochs,
         "model.backbone": params.model.backbone,
         "model.size": f"{params.model.height}x{params.model.width}",

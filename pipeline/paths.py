@@ -21,6 +21,11 @@ class Paths:
         return self.root / "images"
 
     @property
+    def official_splits(self) -> Path:
+        """The test persons of each official trial; CUHK03 alone has such."""
+        return self.images / "splits.json"
+
+    @property
     def split(self) -> Path:
         return self.root / "mlr/split.json"
 

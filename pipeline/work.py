@@ -44,6 +44,8 @@ def work_folder(stage: str, settings: str, inputs: Iterable[Path]) -> Iterator[P
 def _digest(settings: str, inputs: Iterable[Path]) -> str:
     digest = hashlib.sha256(settings.encode())
     for path in inputs:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; run the stage that writes it (dvc repro)")
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         for file in files:
             if "__pycache__" not in file.parts:

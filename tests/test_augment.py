@@ -192,8 +192,10 @@ def test_the_network_gets_float32() -> None:
         assert out.dtype == torch.float32
 
 
-def test_normalised_pictures_are_channels_last() -> None:
-    assert normalise(noise(4, 16, 8)).is_contiguous(memory_format=torch.channels_last)
+def test_the_network_gets_channels_last() -> None:
+    drawn = draw(AugmentParams(), 4, 16, 8, generator())
+    for out in (normalise(noise(4, 16, 8)), augment(noise(4, 16, 8), 10, drawn)):
+        assert out.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("wrong", [{"flip": 1.5}, {"erase": -0.1}, {"pad": -1}, {"pad": 2.5}, {"rotate": 1}])

@@ -1,13 +1,17 @@
 """The `dgrl` command: stages repeat themselves; a mistake is one line and leaves nothing behind."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -17,13 +21,14 @@ import yaml
 
 from dgrl import tables
 from dgrl.datasets import viper
+from dgrl.datasets.sources import SOURCES
 from dgrl.images import pixel_sha256
 from dgrl.mlr import TABLES, downsample, table_digest
 from dgrl.tables import read_keys, read_rows, shards, write_table
 from pipeline.cli import main
 
 ROOT = Path(__file__).parents[1]
-SUBCOMMANDS = ("download", "split", "pretrain-sr", "cache-sr", "train", "evaluate", "preset")
+SUBCOMMANDS = ("download", "split", "pretrain-sr", "cache-sr", "train", "evaluate", "preset", "digest")
 IMAGES, MLR = Path("data/synthetic/images"), Path("data/synthetic/mlr")
 
 Command = Callable[..., tuple[int, str]]
@@ -71,14 +76,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def dgrl(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command in the project: its exit status and what it said on standard error."""
+    """Run the command in the project: its exit status and what it said."""
 
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["dgrl", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
-        return int(ended.value.code or 0), capsys.readouterr().err
+        return int(ended.value.code or 0), "".join(capsys.readouterr())
 
     return run
 
@@ -139,6 +144,18 @@ def test_every_lr_picture_is_its_images_downsampled_as_split_json_says(split: Co
     for row in [*read_rows(MLR / "train_hr"), *read_rows(MLR / "gallery")]:
         assert row == replace(images[row.image_id], subset=row.subset)
         assert row.person_id in told["train_persons" if row.subset == "train" else "test_persons"]
+
+
+def test_digests_are_those_of_split_json_and_notice_a_changed_picture(split: Command) -> None:
+    told = json.loads((MLR / "split.json").read_text())["digests"]
+    for workers in ("1", "2"):
+        status, said = split("digest", "synthetic", "--workers", workers)
+        assert status == 0
+        assert {name: value for value, name, *_ in map(str.split, said.splitlines())} == told
+    rows = list(read_rows(MLR / "query"))
+    other = replace(rows[0], data=rows[1].data)
+    write_table(MLR / "query", [other, *rows[1:]])
+    assert f"the picture of {other.image_id} is not the one" in mistake(split, "digest", "synthetic")
 
 
 def test_split_twice_gives_the_same_files(split: Command) -> None:
@@ -213,11 +230,55 @@ def test_a_params_file_that_is_no_yaml(dgrl: Command) -> None:
     assert mistake(dgrl, "download", "synthetic").startswith("error: params.yaml is no valid YAML: ")
 
 
-def test_no_archive(dgrl: Command) -> None:
-    said = mistake(dgrl, "download", "viper")
-    assert "set source.viper.archive in params.yaml" in said
-    assert "data/drop/" in said
+@pytest.mark.parametrize(
+    ("dataset", "file"), [("caviar", "CAVIAR4REID.zip"), ("cuhk03", "cuhk03_release.zip")]
+)
+def test_an_archive_that_only_a_person_can_get(dgrl: Command, dataset: str, file: str) -> None:
+    said = mistake(dgrl, "download", dataset)
+    assert f"ask for {file} at https://" in said
+    assert f"put it into data/drop/ or set source.{dataset}.archive in params.yaml" in said
     assert not Path("data").exists()
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on a loopback server, which VIPeR's archive is fetched from."""
+    folder = tmp_path_factory.mktemp("mirror")
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/VIPeR.v1.0.zip"
+        remote = replace(SOURCES["viper"], mirrors=(url,), md5=None)
+        monkeypatch.setitem(SOURCES, "viper", remote)
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield folder
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_an_archive_is_fetched_once_into_a_cache(
+    dgrl: Command, mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr(viper, "PERSONS", 3)
+    cache = tmp_path_factory.mktemp("cache")
+    change("source", cache=str(cache))
+    archive = viper_zip(mirror / "VIPeR.v1.0.zip", persons=3)
+    assert dgrl("download", "viper") == (0, "")
+    assert (cache / archive.name).read_bytes() == archive.read_bytes()
+    archive.unlink()
+    assert dgrl("download", "viper") == (0, "")
+    assert len(read_keys(Path("data/viper/images"))) == 6
+
+
+def test_no_mirror_and_no_archive(dgrl: Command, mirror: Path) -> None:
+    change("source", cache=str(mirror / "cache"))
+    said = mistake(dgrl, "download", "viper")
+    assert "404" in said
+    assert "get VIPeR.v1.0.zip by hand" in said
+    assert "put it into data/drop/ or set source.viper.archive in params.yaml" in said
 
 
 def test_an_archive_that_is_not_where_params_say(dgrl: Command) -> None:
@@ -244,16 +305,17 @@ def test_a_wrong_or_damaged_archive_leaves_earlier_images_whole(
     assert len(read_keys(Path("data/viper/images"))) == 6
 
 
-@pytest.mark.parametrize("stage", ["split", "cache-sr"])
-def test_a_stage_whose_inputs_are_missing(dgrl: Command, stage: str) -> None:
-    assert "holds no table; run the stage that writes it" in mistake(dgrl, stage, "synthetic")
+@pytest.mark.parametrize("stage", [["split"], ["pretrain-sr", "2"], ["cache-sr"], ["train"], ["evaluate"]])
+def test_a_stage_whose_inputs_are_missing(dgrl: Command, stage: list[str]) -> None:
+    name, *scale = stage
+    assert re.search("data/synthetic/.* run the .*stage", mistake(dgrl, name, "synthetic", *scale))
 
 
 def test_a_wrong_lr_camera_leaves_the_earlier_split_whole(split: Command) -> None:
     change("mlr", lr_camera={"synthetic": "c9"})
     said = mistake(split, "split", "synthetic")
-    told = "mlr.lr_camera.synthetic = 'c9' is no camera of synthetic (allowed: c1, c2, c3, c4)"
-    assert said == f"error: params.yaml: {told}\n"
+    told = "mlr.lr_camera.synthetic = 'c9' is no camera of synthetic (allowed: c1, c2, c3, c4, or a pattern"
+    assert said.startswith(f"error: params.yaml: {told}")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -300,8 +362,8 @@ def test_a_preset_takes_the_place_of_params(dgrl: Command, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["papr", "paper.yaml", "../params", "*"])
 def test_an_unknown_preset(dgrl: Command, name: str) -> None:
-    said = mistake(dgrl, "preset", name)
-    assert said == f"error: no preset {name!r} here (allowed: paper, synthetic, viper-laptop)\n"
+    allowed = ", ".join(sorted(path.stem for path in (ROOT / "presets").iterdir()))
+    assert mistake(dgrl, "preset", name) == f"error: no preset {name!r} here (allowed: {allowed})\n"
 
 
 def test_a_broken_preset_leaves_params_alone(dgrl: Command) -> None:

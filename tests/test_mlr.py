@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from random import Random
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from scipy.stats import chisquare
 
 from dgrl.errors import InputError
 from dgrl.images import decode, pixel_sha256
-from dgrl.mlr import TABLES, MlrParams, Role, apply_split, describe, downsample, plan_split, table_digest
+from dgrl.mlr import TABLES, Entry, MlrParams, Split, describe, downsample, make_row, plan_split, table_digest
 from dgrl.tables import KEYS, ImageRow
 
 Pixels = npt.NDArray[np.uint8]
@@ -47,6 +48,25 @@ def official(train: int, test: int) -> pd.DataFrame:
     persons = crowd(train + test)
     names = list(persons)
     return images(persons, dict.fromkeys(names[:train], "train") | dict.fromkeys(names[train:], "test"))
+
+
+class Role(NamedTuple):
+    """What an image is for, and the factor of its LR picture (1 where there is none)."""
+
+    subset: str
+    factor: int
+
+
+def roles_of(split: Split) -> dict[str, Role]:
+    """The role of each image of a set whose training images have twins."""
+    roles = {}
+    for image_id, entries in split.entries.items():
+        assert {entry.image_id for entry in entries} == {image_id}
+        tables = [entry.table for entry in entries]
+        assert tables in (["train_hr", "train_lr"], ["query"], ["gallery"])
+        assert len(tables) == 1 or entries[0].factor == 1
+        roles[image_id] = Role(tables[0].removesuffix("_hr"), entries[-1].factor)
+    return roles
 
 
 def subset_of(keys: pd.DataFrame, roles: dict[str, Role], subset: str) -> pd.DataFrame:
@@ -140,9 +160,9 @@ def test_half_of_the_persons_train_and_the_others_test(
     assert not set(split.train_persons) & set(split.test_persons)
     assert sorted([*split.train_persons, *split.test_persons]) == sorted(counts)
     assert len(split.train_persons) == len(counts) // 2
-    assert set(split.roles) == set(keys.image_id)
+    assert set(split.entries) == set(keys.image_id)
     for row in keys.itertuples():
-        role = split.roles[row.image_id]
+        role = roles_of(split)[row.image_id]
         subset = (
             "train"
             if row.person_id in split.train_persons
@@ -161,8 +181,8 @@ def test_removing_an_image_changes_no_other(
 ) -> None:
     keys = images(counts)
     removed = data.draw(st.sampled_from(list(keys.image_id)))
-    roles = plan_split(keys, "set", params).roles
-    fewer = plan_split(keys[keys.image_id != removed], "set", params).roles
+    roles = roles_of(plan_split(keys, "set", params))
+    fewer = roles_of(plan_split(keys[keys.image_id != removed], "set", params))
     assert fewer == {image_id: role for image_id, role in roles.items() if image_id != removed}
 
 
@@ -194,8 +214,9 @@ def test_another_trial_or_seed_is_another_draw(change: dict[str, int]) -> None:
     first, second = (plan_split(keys, "set", p) for p in (PARAMS, PARAMS.model_copy(update=change)))
     stay = set(first.train_persons) & set(second.train_persons)
     assert 5 < len(stay) < 25  # of 30; 15 expected, standard deviation 2
-    both = [i for i, role in first.roles.items() if role.subset == "train" == second.roles[i].subset]
-    same = sum(first.roles[i].factor == second.roles[i].factor for i in both)
+    before, after = roles_of(first), roles_of(second)
+    both = [image_id for image_id, role in before.items() if role.subset == "train" == after[image_id].subset]
+    same = sum(before[image_id].factor == after[image_id].factor for image_id in both)
     assert same < 0.6 * len(both)  # a third expected
 
 
@@ -206,7 +227,7 @@ def test_another_dataset_is_another_draw() -> None:
 
 
 def test_factors_are_uniform() -> None:
-    roles = plan_split(images(crowd(1000)), "set", PARAMS).roles
+    roles = roles_of(plan_split(images(crowd(1000)), "set", PARAMS))
     drawn = Counter(role.factor for role in roles.values() if role.subset != "gallery")
     assert drawn.total() == 3000
     assert chisquare([drawn[factor] for factor in (2, 3, 4)]).pvalue > 0.001
@@ -215,7 +236,7 @@ def test_factors_are_uniform() -> None:
 def test_the_factors_of_two_trials_are_independent() -> None:
     keys = images(crowd(1000), dict.fromkeys(list(crowd(1000))[:990], "train"))
     first, second = (
-        plan_split(keys, "set", MlrParams(trial=t, lr_camera={"set": "c1"})).roles for t in (0, 1)
+        roles_of(plan_split(keys, "set", MlrParams(trial=t, lr_camera={"set": "c1"}))) for t in (0, 1)
     )
     drawn = Counter((role.factor, second[i].factor) for i, role in first.items() if role.subset == "train")
     assert chisquare([drawn[a, b] for a in (2, 3, 4) for b in (2, 3, 4)]).pvalue > 0.001
@@ -230,7 +251,7 @@ def test_every_person_trains_in_half_of_the_trials() -> None:
 
 
 def test_only_the_chosen_factors_are_drawn() -> None:
-    roles = plan_split(images(crowd(40)), "set", MlrParams(factors=(3,), lr_camera={"set": "c1"})).roles
+    roles = roles_of(plan_split(images(crowd(40)), "set", MlrParams(factors=(3,), lr_camera={"set": "c1"})))
     assert {role.factor for role in roles.values() if role.subset != "gallery"} == {3}
 
 
@@ -239,7 +260,7 @@ def test_one_factor_per_camera() -> None:
     factors: set[tuple[int, ...]] = set()
     for trial in range(10):
         params = MlrParams(factor_per="camera", trial=trial, lr_camera={"set": "c1"})
-        roles = plan_split(keys, "set", params).roles
+        roles = roles_of(plan_split(keys, "set", params))
         low = [
             (camera, roles[i].factor)
             for i, camera in zip(keys.image_id, keys.camera_id, strict=True)
@@ -252,7 +273,7 @@ def test_one_factor_per_camera() -> None:
 
 def test_one_factor_per_image_mixes_the_factors_of_a_camera() -> None:
     keys = images(crowd(40))
-    roles = plan_split(keys, "set", PARAMS).roles
+    roles = roles_of(plan_split(keys, "set", PARAMS))
     queries = subset_of(keys, roles, "query")
     assert {roles[image_id].factor for image_id in queries.image_id} == {2, 3, 4}
 
@@ -273,11 +294,12 @@ def test_validation_holds_out_official_training_persons() -> None:
         set(keys.person_id[keys.subset == "train"])
     )
     assert (len(split.train_persons), len(split.test_persons)) == (15, 5)
-    used = keys[keys.image_id.isin(list(split.roles))]
+    roles = roles_of(split)
+    used = keys[keys.image_id.isin(list(roles))]
     assert set(used.subset) == {"train"}
-    assert len(split.roles) == 20 * 4
-    assert set(subset_of(keys, split.roles, "query").person_id) == set(split.test_persons)
-    assert set(subset_of(keys, split.roles, "gallery").camera_id) == {"c2"}
+    assert len(roles) == 20 * 4
+    assert set(subset_of(keys, roles, "query").person_id) == set(split.test_persons)
+    assert set(subset_of(keys, roles, "gallery").camera_id) == {"c2"}
 
 
 @steady
@@ -290,9 +312,9 @@ def test_validation_never_touches_the_persons_of_the_test(
     val = plan_split(keys, "set", params.model_copy(update={"evaluate_on": "val"}))
     assert sorted(val.train_persons + val.test_persons) == test.train_persons
     assert val.test_persons
-    for image_id, role in val.roles.items():
+    for image_id, role in roles_of(val).items():
         if role.subset != "gallery":
-            assert test.roles[image_id] == Role("train", role.factor)  # the same draw in both
+            assert roles_of(test)[image_id] == Role("train", role.factor)  # the same draw in both
 
 
 @pytest.mark.parametrize(
@@ -300,7 +322,9 @@ def test_validation_never_touches_the_persons_of_the_test(
     [({"set": "c9"}, "'c9'"), ({}, "None"), ({"other": "c1"}, "None")],
 )
 def test_an_unknown_lr_camera_is_named(chosen: dict[str, str], told: str) -> None:
-    message = rf"^params\.yaml: mlr\.lr_camera\.set = {told} is no camera of set \(allowed: c1, c2\)$"
+    message = (
+        rf"^params\.yaml: mlr\.lr_camera\.set = {told} is no camera of set \(allowed: c1, c2, or a pattern"
+    )
     with pytest.raises(InputError, match=message):
         plan_split(images(crowd(4)), "set", MlrParams(lr_camera=chosen))
 
@@ -319,6 +343,103 @@ def test_an_lr_camera_that_saw_no_test_person_is_named() -> None:
         plan_split(keys, "set", PARAMS)
 
 
+@pytest.mark.parametrize("pattern", ["c1", "c[12]", "*"])
+def test_the_lr_camera_may_be_a_pattern(pattern: str) -> None:
+    keys = images(crowd(8, cameras=3))
+    params = MlrParams(lr_camera={"set": pattern})
+    if pattern == "*":
+        with pytest.raises(InputError, match="no gallery image outside camera"):
+            plan_split(keys, "set", params)
+        return
+    queries = subset_of(keys, roles_of(plan_split(keys, "set", params)), "query")
+    assert sorted(set(queries.camera_id)) == [f"c{i}" for i in (1, 2) if str(i) in pattern]
+
+
+def test_one_query_per_person() -> None:
+    keys = images(crowd(40, each=4))
+    every = roles_of(plan_split(keys, "set", PARAMS))
+    one = roles_of(plan_split(keys, "set", PARAMS.model_copy(update={"queries": "one"})))
+    queries = subset_of(keys, one, "query")
+    assert sorted(queries.person_id) == sorted(set(subset_of(keys, every, "query").person_id))
+    assert len({image_id[-1] for image_id in queries.image_id}) == 4  # any of a person's four images
+    assert one.items() <= every.items()
+    assert {every[image_id].subset for image_id in every.keys() - one.keys()} == {"query"}
+
+
+def test_the_official_test_persons_of_a_trial() -> None:
+    keys = images(crowd(6))
+    testsets = [["0001", "0004"], ["0000", "0005"]]
+    for trial, persons in enumerate(testsets):
+        split = plan_split(keys, "set", PARAMS.model_copy(update={"trial": trial}), testsets)
+        assert split.test_persons == persons
+        assert split.train_persons == sorted(set(keys.person_id) - set(persons))
+    with pytest.raises(InputError, match=r"mlr\.trial = 2: set has the official trials 0 to 1"):
+        plan_split(keys, "set", PARAMS.model_copy(update={"trial": 2}), testsets)
+
+
+def test_distractors_enter_the_gallery_and_junk_nothing() -> None:
+    keys = official(train=4, test=4)
+    nobody = images({"-": (2, 3)}, {"-": "distractor"})
+    junk = images({"?": (2, 3)}, {"?": "junk"})
+    all_keys = pd.concat([keys, nobody, junk])
+    plain, split = plan_split(keys, "set", PARAMS), plan_split(all_keys, "set", PARAMS)
+    added = {name: rows for name, rows in split.entries.items() if name not in plain.entries}
+    assert plain.entries.items() <= split.entries.items()
+    assert (split.train_persons, split.test_persons) == (plain.train_persons, plain.test_persons)
+    assert added == {
+        f"-_c2_{i}": (Entry("gallery", f"-_c2_{i}", 1),) for i in range(3)
+    }  # not the LR camera's
+    val = plan_split(all_keys, "set", PARAMS.model_copy(update={"evaluate_on": "val"}))
+    assert not any(name.startswith(("-", "?")) for name in val.entries)
+
+
+# Real LR pictures, and pairs of different pictures of a person
+
+REAL = MlrParams(lr_camera={"set": "c1"}, real_lr=("set",))
+
+
+@steady
+@given(crowds(2), st.sampled_from([REAL, PARAMS.model_copy(update={"training_pairs": "person"})]), st.data())
+def test_pairs_are_of_one_person_and_leave_no_image_out(
+    counts: dict[str, tuple[int, ...]], params: MlrParams, data: st.DataObject
+) -> None:
+    keys = images(counts)
+    split = plan_split(keys, "set", params)
+    pairs: dict[str, dict[str, str]] = {}
+    for image_id, entries in split.entries.items():
+        for entry in entries:
+            if entry.table.startswith("train"):
+                assert entry.table not in pairs.setdefault(entry.image_id, {})
+                pairs[entry.image_id][entry.table] = image_id
+            if entry.table in ("train_lr", "query"):
+                assert entry.factor in ((1,) if params is REAL else params.factors)
+    for pair in pairs.values():
+        high, low = pair["train_hr"].split("_"), pair["train_lr"].split("_")  # person, camera, number
+        assert high[0] == low[0]
+        assert (high[1] == "c1", low[1] == "c1") == (False, True)
+    paired = {image_id for pair in pairs.values() for image_id in pair.values()}
+    assert paired == set(keys.image_id[keys.person_id.isin(split.train_persons)])
+
+    removed = data.draw(st.sampled_from(list(keys.image_id)))
+    fewer = plan_split(keys[keys.image_id != removed], "set", params)
+    before, after = (
+        {tuple(entry.image_id.split("+")) for entries in plan.entries.values() for entry in entries}
+        for plan in (split, fewer)
+    )
+    gone = {pair for pair in before if removed in pair}
+    partners = {image_id for pair in gone for image_id in pair}
+    assert before - after == gone
+    assert all(partners & set(pair) for pair in after - before)
+
+
+def test_persons_without_an_hr_or_an_lr_picture_are_dropped() -> None:
+    keys = images(crowd(6) | {"far": (2, 0), "near": (0, 2)})
+    split = plan_split(keys, "set", REAL)
+    assert split.dropped_persons == ["far", "near"]
+    assert (len(split.train_persons), len(split.test_persons)) == (3, 3)
+    assert not {"far", "near"} & {image_id.split("_")[0] for image_id in split.entries}
+
+
 # Rows, digests and the description
 
 
@@ -329,9 +450,8 @@ def row(height: int = 13, width: int = 9) -> ImageRow:
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_a_training_image_gives_itself_and_its_twin(factor: int) -> None:
-    results = apply_split(row(), Role("train", factor))
-    assert list(results) == ["train_hr", "train_lr"]
-    high, low = results["train_hr"], results["train_lr"]
+    name = row().image_id
+    high, low = (make_row(row(), Entry(*of)) for of in (("train_hr", name, 1), ("train_lr", name, factor)))
     assert high == replace(row(), subset="train")
     assert (low.image_id, low.person_id, low.camera_id) == (high.image_id, high.person_id, high.camera_id)
     assert (low.subset, low.factor, low.width, low.height) == ("train", factor, 9 // factor, 13 // factor)
@@ -340,14 +460,26 @@ def test_a_training_image_gives_itself_and_its_twin(factor: int) -> None:
     assert low.pixel_sha256 == pixel_sha256(downsample(noise(13, 9), factor))
 
 
-def test_a_query_image_gives_its_lr_picture_alone() -> None:
-    results = apply_split(row(), Role("query", 2))
-    assert list(results) == ["query"]
-    assert results["query"] == replace(apply_split(row(), Role("train", 2))["train_lr"], subset="query")
+def test_a_query_image_gives_the_same_lr_picture_as_a_training_image() -> None:
+    query, low = (make_row(row(), Entry(table, row().image_id, 2)) for table in ("query", "train_lr"))
+    assert query == replace(low, subset="query")
 
 
-def test_a_gallery_image_gives_itself_untouched() -> None:
-    assert apply_split(row(), Role("gallery", 1)) == {"gallery": replace(row(), subset="gallery")}
+@pytest.mark.parametrize("table", ["gallery", "query"])
+def test_factor_one_leaves_a_picture_untouched(table: Literal["gallery", "query"]) -> None:
+    assert make_row(row(), Entry(table, "other", 1)) == replace(row(), image_id="other", subset=table)
+
+
+def test_a_distractor_stays_one() -> None:
+    nobody = replace(row(), subset="distractor")
+    assert make_row(nobody, Entry("gallery", nobody.image_id, 1)) == nobody
+
+
+def test_a_picture_too_small_is_named() -> None:
+    with pytest.raises(
+        InputError, match=r"^image 0001_c1_0: a picture of 3x13 pixels is too small for factor 4"
+    ):
+        make_row(row(width=3), Entry("query", "0001_c1_0", 4))
 
 
 def table(count: int = 4) -> pd.DataFrame:
@@ -385,10 +517,11 @@ def test_the_description_is_json_that_tells_how_the_set_was_made() -> None:
     assert told["dataset"] == "set"
     assert told["options"] == {
         "seed": 0, "trial": 0, "factors": [2, 3, 4], "factor_per": "image", "lr_camera": "c1",
-        "evaluate_on": "test", "val_fraction": 0.2,
+        "real_lr": ["caviar"], "training_pairs": "twin", "queries": "all", "evaluate_on": "test",
+        "val_fraction": 0.2,
     }  # fmt: skip
     assert (told["train_persons"], told["test_persons"]) == (split.train_persons, split.test_persons)
-    low = {image_id for image_id, role in split.roles.items() if role.subset != "gallery"}
-    assert told["factors"] == {image_id: split.roles[image_id].factor for image_id in low}
+    low = {image_id: role for image_id, role in roles_of(split).items() if role.subset != "gallery"}
+    assert told["factors"] == {image_id: role.factor for image_id, role in low.items()}
     assert told["counts"]["query"] == {"images": 4, "persons": 4, "factors": {"2": 2, "3": 1, "4": 1}}
     assert told["digests"] == {name: table_digest(table(4)) for name in TABLES}

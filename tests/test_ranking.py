@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgrl.errors import InputError
-from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
+from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, nearest, rank, single_shot_draws
 from dgrl.random import named_generator
 
 
@@ -322,3 +322,24 @@ def test_ranking_is_its_own_guard():
     empty = np.zeros(2)
     with pytest.raises(InputError, match="none of 2 queries"):
         Ranking(np.zeros(2, bool), np.zeros((2, 5)), empty.astype(int), empty, empty)
+
+
+def test_distractors_stand_in_the_whole_gallery_but_in_no_single_shot_one():
+    generator = named_generator("test_ranking", "distractors")
+    query, gallery = random_set(generator, 30, 5, 3), random_set(generator, 60, 5, 3)
+    nobody = replace(random_set(generator, 40, 1, 3), person_ids=np.full(40, DISTRACTOR))
+    names = ("features", "person_ids", "camera_ids")
+    crowded = Embeddings(*(np.concatenate([getattr(gallery, n), getattr(nobody, n)]) for n in names))
+    alone, beside = rank(query, gallery), rank(query, crowded)
+    np.testing.assert_allclose(beside.single_shot_cmc, alone.single_shot_cmc)
+    _, cmc, mean_ap, mean_inp = slow_multi_shot(query, crowded, 20)
+    np.testing.assert_allclose(beside.cmc, cmc)
+    np.testing.assert_allclose([beside.mean_ap, beside.mean_inp], [mean_ap, mean_inp])
+    mean, _ = single_shot_draws(query, crowded, draws=300, seed=0)
+    np.testing.assert_allclose(mean, alone.single_shot_cmc, atol=3)
+
+
+def test_a_query_shows_a_person():
+    query = embeddings(np.eye(2), [0, DISTRACTOR], [0, 0])
+    with pytest.raises(InputError, match="query person_ids hold -1"):
+        rank(query, embeddings(np.eye(2), [0, 1], [1, 1]))

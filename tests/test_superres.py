@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgrl.errors import InputError
@@ -113,7 +113,7 @@ def test_an_epoch_holds_at_least_the_batches_of_a_short_run(train_hr: Path, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patch": 32}, r"rcan = .*: patch must be divisible by every scale of \(2, 3, 4\), not 32"),
+        ({"patch": 32}, r"rcan: patch must be divisible by every scale of \(2, 3, 4\), not 32"),
         ({"scales": [2, 5]}, r"scales must be some of 2, 3, 4 and 8, not \(2, 5\)"),
         ({"features": 8}, r"features must be at least squeeze \(16\), not 8"),
         ({"milestones": [0.5, 100.0]}, r"milestones must be fractions between 0 and 1"),
@@ -143,6 +143,7 @@ def test_a_scale_not_in_the_params_is_named(train_hr: Path, tmp_path: Path) -> N
 PERSONS = st.lists(st.text(max_size=4), min_size=2, max_size=30, unique=True)
 
 
+@settings(deadline=None)
 @given(PERSONS, st.floats(0.01, 0.99), st.integers(0, 9))
 def test_some_but_not_all_persons_are_held_out(persons: list[str], fraction: float, seed: int) -> None:
     chosen = held_out(persons, fraction, seed)

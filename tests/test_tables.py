@@ -272,8 +272,23 @@ def test_a_damaged_picture_in_a_table_is_named() -> None:
 @pytest.mark.parametrize("read", [shards, read_keys, lambda folder: list(read_rows(folder))])
 def test_a_folder_without_shards_is_no_table(tmp_path: Path, read: Callable[[Path], object]) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match=f"^{tmp_path} holds no table; run the stage"):
-        read(tmp_path)
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InputError, match=f"^{folder} holds no table; run the stage"):
+            read(folder)
+
+
+@pytest.mark.parametrize("read", [read_keys, lambda folder: list(read_rows(folder))])
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[:-9], lambda data: data[:4] + b"?" * 99]
+)
+def test_a_damaged_shard_is_named(
+    tmp_path: Path, read: Callable[[Path], object], damage: Callable[[bytes], bytes]
+) -> None:
+    write_table(tmp_path / "table", rows(1))
+    (shard,) = shards(tmp_path / "table")
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(InputError, match=f"^{shard} is no whole Parquet file .*delete it and run dvc repro$"):
+        read(tmp_path / "table")
 
 
 # Files

@@ -74,7 +74,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stop_after", [4, 5, 6])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, precision: str, stop_after: int) -> None:
-    params = train_params(precision=precision, epochs=3)  # 9 steps, checkpoints at 3, 6 and 9
+    params = train_params(precision=precision, epochs=3, ema_decay=0.9)  # 9 steps, checkpoints at 3, 6 and 9
     whole, first, second = Curve(), Curve(stop_after), Curve()
     expected = run(tmp_path / "whole", whole, params).state_dict()
     with pytest.raises(KeyboardInterrupt):
@@ -91,6 +91,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, precision: st
         for c in (whole, second)
     ]
     assert losses[0] == losses[1]  # the curves are whole too
+
+
+def test_the_result_is_the_moving_average_of_the_weights(tmp_path: Path) -> None:
+    checkpoint, weights = tmp_path / "checkpoint", []
+
+    def keep(step: int, figures: Mapping[str, float]) -> None:
+        if state := load_checkpoint(checkpoint):  # of the step before
+            weights.append({name: tensor.double() for name, tensor in state["model"].items()})
+
+    hr, sr = banks()
+    params = train_params(ema_decay=0.8, log_every=1, checkpoint_every=1)
+    model, _ = train(hr, sr, MODEL, LossParams(), AUGMENT, params, checkpoint, keep)
+    keep(0, {})
+    average = weights[0]
+    for state in weights[1:]:
+        average = {name: 0.8 * tensor + 0.2 * state[name] for name, tensor in average.items()}
+    assert len(weights) == 6
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor.double(), average[name], rtol=1e-4, atol=1e-6)
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

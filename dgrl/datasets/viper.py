@@ -9,18 +9,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dgrl.datasets.archive import open_archive
+from dgrl.datasets.archive import Picture, open_archive
 from dgrl.errors import InputError
-from dgrl.images import decode
 from dgrl.tables import ImageRow
 
 PERSONS = 632
 CAMERAS = ("cam_a", "cam_b")
+_EXAMPLE = "VIPeR/cam_a/000_45.bmp"
 _NAME = re.compile(r"(?:^|/)(?P<camera>cam_[ab])/(?P<person>\d{3})_\d+\.bmp$")
 
 
 def images(archive: Path) -> Iterator[ImageRow]:
-    """One row per picture, sorted by image_id, with the archive's own bytes.
+    """One row per picture, sorted by image_id (``000_cam_a``), with the archive's own bytes.
 
     Args:
         archive: the official zip file, or a folder with its content.
@@ -29,38 +29,29 @@ def images(archive: Path) -> Iterator[ImageRow]:
         InputError: if the archive is not VIPeR, whole and undamaged.
     """
     with open_archive(archive) as opened:
-        names = _by_image_id(opened.names)
-        if not names:
-            raise InputError(
-                f"{archive} has no file like VIPeR/cam_a/000_45.bmp; give the official VIPeR archive"
-            )
-        _check_complete(archive, names)
-        for image_id, name in sorted(names.items()):
-            person, camera = image_id.split("_", 1)
-            data = opened.read(name)
-            yield ImageRow.from_pixels(
-                decode(data, f"{archive}: {name}"),
-                name,
-                data=data,
-                image_id=image_id,
-                person_id=person,
-                camera_id=camera,
-                subset="all",
-                factor=1,
-            )
+        pictures = opened.pictures(_picture, _EXAMPLE)
+        _check_complete(archive, pictures)
+        yield from map(opened.row, pictures)
 
 
-def _by_image_id(names: list[str]) -> dict[str, str]:
-    matches = ((_NAME.search(name), name) for name in names)
-    return {f"{match['person']}_{match['camera']}": name for match, name in matches if match}
+def _picture(name: str) -> Picture | None:
+    match = _NAME.search(name)
+    if match is None:
+        return None
+    person, camera = match["person"], match["camera"]
+    return Picture(f"{person}_{camera}", person, camera, "all", name)
 
 
-def _check_complete(archive: Path, names: dict[str, str]) -> None:
-    persons = {image_id.split("_", 1)[0] for image_id in names}
-    missing = [f"{p}_{c}" for p in sorted(persons) for c in CAMERAS if f"{p}_{c}" not in names]
+def _check_complete(archive: Path, pictures: list[Picture]) -> None:
+    seen = {camera: {p.person_id for p in pictures if p.camera_id == camera} for camera in CAMERAS}
+    persons = set().union(*seen.values())
+    missing = sorted((person, camera) for camera in CAMERAS for person in persons - seen[camera])
+    for camera in CAMERAS:
+        if not seen[camera]:
+            raise InputError(f"{archive} has no picture in {camera}/; get the official archive again")
     if missing or len(persons) != PERSONS:
-        first = f"; first missing: person {missing[0]}" if missing else ""
+        first = "; first missing: person {} in {}/".format(*missing[0]) if missing else ""
         raise InputError(
-            f"{archive} is not the whole of VIPeR: {len(names)} pictures of {len(persons)} persons instead "
-            f"of {2 * PERSONS} of {PERSONS}{first}; get the official archive again"
+            f"{archive} is not the whole of VIPeR: {len(pictures)} pictures of {len(persons)} persons "
+            f"instead of {2 * PERSONS} of {PERSONS}{first}; get the official archive again"
         )

@@ -5,7 +5,9 @@ least as near. So each query needs one row of similarities and one histogram, an
 O(chunk x gallery) whatever the number of queries.
 
 The protocol is Market-1501's: gallery images of the query's person by the query's camera are left out for
-that query, and a query without any positive left is not counted. Junk rows must not be in the gallery.
+that query, and a query without any positive left is not counted. Distractors (person id -1: nobody's
+picture) can come before a positive in the whole gallery, but a single-shot gallery has one picture per
+person and so none of them. Junk rows must not be in the gallery.
 
 Ties are decided against the model: an image of somebody else exactly as near as a positive ranks before
 it, so a collapsed model scores nothing. "Exactly" is within ``TIE``, because a matrix product rounds the
@@ -23,6 +25,7 @@ import numpy.typing as npt
 from dgrl.errors import InputError
 from dgrl.random import named_generator
 
+DISTRACTOR = -1  # person id of gallery pictures that show nobody of interest
 TIE = 1e-6  # cosine similarity; a few times float32's rounding of a dot product of unit vectors
 
 Floats = npt.NDArray[np.float64]
@@ -36,7 +39,8 @@ class Embeddings:
 
     Args:
         features: [N, D] float32, each row L2-normalised.
-        person_ids: [N] integers, one code per person, the same codes for query and gallery.
+        person_ids: [N] integers, one code per person, the same codes for query and gallery; -1 in the
+            gallery is a distractor.
         camera_ids: [N] integers, one code per camera, the same codes for query and gallery.
     """
 
@@ -164,7 +168,8 @@ def rank(query: Embeddings, gallery: Embeddings, *, cmc_length: int = 20, chunk:
         if ahead_of:
             found = list(ahead_of)
             counted[found] = True
-            single_shot[found] = 100 * _expected_cmc(list(ahead_of.values()), people.sizes, cmc_length)
+            draws = np.where(people.ids == DISTRACTOR, np.inf, people.sizes)  # no chance to be drawn
+            single_shot[found] = 100 * _expected_cmc(list(ahead_of.values()), draws, cmc_length)
     return Ranking(counted, single_shot, best_rank, average_precision, inverse_penalty)
 
 
@@ -210,6 +215,7 @@ def single_shot_draws(
         where = named_generator("single_shot", seed, draw).random(len(people.sizes))  # [J]
         true = [columns[int(where[j] * len(columns))] for j, columns in zip(own, choices, strict=True)]
         drawn = people.features[people.first + (where * people.sizes).astype(np.int64)]  # [J, D]
+        drawn[people.ids == DISTRACTOR] = np.nan  # nearer than nothing
         ranks = _drawn_ranks(features, people.features[true], drawn, own, chunk)
         curves[draw] = 100 * (ranks[:, None] <= np.arange(1, cmc_length + 1)).mean(axis=0)
     return curves.mean(axis=0), curves.std(axis=0)
@@ -282,7 +288,7 @@ def _images_ahead(
     return ahead.cumsum(axis=0)
 
 
-def _expected_cmc(ahead_of: list[Integers], sizes: Integers, length: int) -> Floats:
+def _expected_cmc(ahead_of: list[Integers], sizes: Floats, length: int) -> Floats:
     """Expected single-shot CMC of queries, given ``_images_ahead`` of each: [queries, length] in 0..1."""
     positives = np.array([len(ahead) for ahead in ahead_of])
     within = _within(np.concatenate(ahead_of) / sizes, length)  # [all positives, length]
@@ -346,6 +352,8 @@ def _drawn_ranks(
 def _check_pair(query: Embeddings, gallery: Embeddings) -> None:
     _check("query", query)
     _check("gallery", gallery)
+    if (query.person_ids == DISTRACTOR).any():
+        raise InputError("query person_ids hold -1, a distractor; a query must show a person: drop it")
     if query.features.shape[1] != gallery.features.shape[1]:
         raise InputError(
             f"query features have {query.features.shape[1]} dimensions, gallery features "

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Self
 import pandas as pd
 import yaml
 from pydantic import Field, Strict, model_validator
+from safetensors.numpy import save_file
 
 from dgrl.config import IntTuple, Section
 from dgrl.errors import InputError
@@ -115,6 +116,14 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
             shutil.copyfile(Path(settings["output"]) / name, building / name)
     metrics: dict[str, float] = json.loads((output / "metrics.json").read_text())
     return metrics
+
+
+def publish_nothing(output: Path, reason: str) -> None:
+    """The files of a scale where there is nothing to restore: no tensors, no figures, no curve."""
+    with atomic_folder(output) as building:
+        save_file({}, building / "rcan.safetensors", {"not trained": reason})
+        (building / "metrics.json").write_text("{}\n")
+        (building / "loss.csv").write_text("iteration,loss\n")
 
 
 def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[str, Any]:

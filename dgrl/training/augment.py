@@ -59,7 +59,7 @@ def augment(images: Tensor, pad: int, drawn: Draw) -> Tensor:
     """
     device = images.device
     height, width = images.shape[2:]
-    flip, offset, erase = (x.to(device) for x in (drawn.flip, drawn.offset, drawn.erase))
+    flip, offset, erase = drawn.flip.to(device), drawn.offset.to(device), drawn.erase.to(device)
     columns = torch.arange(width, device=device)
     columns = torch.where(flip[:, None], width - 1 - columns, columns) + offset[:, 1:]  # [B, W]
     rows = torch.arange(height, device=device) + offset[:, :1]  # [B, H]
@@ -67,11 +67,11 @@ def augment(images: Tensor, pad: int, drawn: Draw) -> Tensor:
     batch = torch.arange(len(images), device=device)
     cropped = padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, 3]
     normalised = normalise(cropped.permute(0, 3, 1, 2))
-    return normalised.masked_fill(_inside(erase, height, width), 0.0)
+    return normalised.masked_fill_(_inside(erase, height, width), 0.0)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] to float32 with ImageNet's mean and deviation, channels_last."""
+    """Pictures in 0..255 [B, 3, H, W] to float32 with ImageNet's mean and deviation, channels_last."""
     mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1) * 255
     return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class PersonBatchSampler:
-    """Exact PK batches: no person twice in a batch, every pair once an epoch.
+    """Exact PK batches: no person twice in a batch, every pair at least once an epoch.
 
     Each epoch, a person's pairs are shuffled and cut into groups of K (the last group is filled up with the
     person's own pairs). Every group goes into one batch; where fewer than P persons have groups left, other
@@ -68,9 +68,11 @@ class PersonBatchSampler:
         schedule = []
         for batches_left in range(self.batches_per_epoch, 0, -1):
             # The smallest exponential variables with rates w are a draw in proportion to w, without repeats.
-            urgency = rng.exponential(size=len(left)) / np.maximum(left, 1e-9)
+            urgency = rng.exponential(size=len(left)) / np.maximum(left, 1)
             urgency[left == batches_left] = -1
-            chosen = np.argsort(urgency, kind="stable")[: self.persons_per_batch]
+            chosen = np.lexsort([urgency, left == 0])[
+                : self.persons_per_batch
+            ]  # who has none left comes last
             left[chosen] = np.maximum(left[chosen] - 1, 0)
             schedule.append(chosen)
         return schedule

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dgrl.errors import InputError
 from dgrl.losses import loss_terms
@@ -21,7 +22,7 @@ from dgrl.training.augment import augment, draw
 from dgrl.training.checkpoint import load_checkpoint, save_checkpoint
 from dgrl.training.image_bank import ImageBank
 from dgrl.training.params import AugmentParams, LossParams, TrainParams
-from dgrl.training.sampler import PersonBatchSampler
+from dgrl.training.sampler import Indices, PersonBatchSampler
 
 Log = Callable[[int, Mapping[str, float]], None]  # step, figures
 
@@ -88,12 +89,12 @@ def train(
     checkpoint: Path,
     log: Log,
 ) -> tuple[DGRL, int]:
-    """Train on pairs; ``hr`` and ``sr`` hold the two pictures of a pair at the same row.
+    """Train on pairs: the HR and the SR picture of the same image_id.
 
     A run that finds ``checkpoint`` goes on from it, and ends with the weights that the uninterrupted run
     would have had: bit for bit on a CPU with the same number of threads. Nothing random is carried from
     step to step (batches and augmentation are drawn from generators named by epoch and step), so the
-    network, the optimizer and the step are the whole state.
+    network, its average, the optimizer and the step are the whole state.
 
     Args:
         hr: HR pictures.
@@ -103,13 +104,15 @@ def train(
             that had been logged before.
 
     Returns:
-        The trained network, and its number of persons.
+        The trained network, which is the moving average of the weights if ``params.ema_decay`` is not 0, and
+        its number of persons.
 
     Raises:
         InputError: if the pictures are not pairs, or there are too few persons for a batch.
         DivergedError: if the loss is not finite.
     """
-    persons, labels = _pairs(hr, sr)
+    persons, labels = _classes(hr)
+    twins = torch.from_numpy(_twins(hr, sr))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _precision(params.precision, device)
     sampler = PersonBatchSampler(labels, params.persons_per_batch, params.pairs_per_person, params.seed)
@@ -124,12 +127,13 @@ def train(
         fused=True,
     )
     steps = params.epochs * sampler.batches_per_epoch
-    start, history = _resume(checkpoint, model, optimizer, log)
+    average = _average(model, params.ema_decay)
+    start, history = _resume(checkpoint, model, average, optimizer, log)
     logger.info(
         "train %d persons, %d pairs, %d steps on %s in %s", persons, len(labels), steps, device, dtype
     )
 
-    images_hr, images_sr = hr.images.to(device), sr.images.to(device)
+    images_hr, images_sr = hr.images.to(device), sr.images[twins].to(device)
     targets = torch.from_numpy(labels).to(device)
     height, width = hr.images.shape[2:]
     names: list[str] = []
@@ -155,6 +159,8 @@ def train(
             optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if average:
+                average.update_parameters(model)
 
             names = list(terms)
             meter.terms.append(torch.stack([term.detach() for term in terms.values()]))
@@ -169,25 +175,39 @@ def train(
                     {
                         "step": done,
                         "model": model.state_dict(),
+                        "average": average.state_dict() if average else {},
                         "optimizer": optimizer.state_dict(),
                         "history": history,
                     },
                 )
             display.update(bar, completed=done)
+    if average:
+        model.load_state_dict(average.module.state_dict())
     return model.eval(), persons
 
 
-def _pairs(hr: ImageBank, sr: ImageBank) -> tuple[int, np.ndarray[Any, np.dtype[np.int64]]]:
-    """Number of persons and the class of each pair; classes follow the sorted person_id."""
-    if list(hr.keys.image_id) != list(sr.keys.image_id):
-        missing = sorted(set(hr.keys.image_id) ^ set(sr.keys.image_id)) or ["(same ids, other order)"]
+def _classes(bank: ImageBank) -> tuple[int, Indices]:
+    """Number of persons and the class of each picture; classes follow the sorted person_id."""
+    classes, labels = np.unique(bank.keys.person_id.to_numpy(str), return_inverse=True)
+    return len(classes), labels.astype(np.int64)
+
+
+def _twins(hr: ImageBank, sr: ImageBank) -> Indices:
+    """The row of ``sr`` that belongs to each row of ``hr``."""
+    if lonely := sorted(set(hr.keys.image_id) ^ set(sr.keys.image_id)):
         raise InputError(
-            f"the HR and SR training tables are not twins: {len(missing)} image_id without a twin, first "
-            f"{missing[0]}; run the split and cache_sr stages again"
+            f"the HR and SR training tables are not twins: {len(lonely)} image_id without a twin, first "
+            f"{lonely[0]}; run the split and cache_sr stages again"
         )
-    classes = sorted(set(hr.keys.person_id))
-    index = {person: number for number, person in enumerate(classes)}
-    return len(classes), np.array([index[person] for person in hr.keys.person_id], np.int64)
+    rows = pd.Index(sr.keys.image_id).get_indexer(pd.Index(hr.keys.image_id))
+    return np.asarray(rows, np.int64)
+
+
+def _average(model: DGRL, decay: float) -> AveragedModel | None:
+    """The exponential moving average of weights and batch norm statistics, which starts at ``model``."""
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype:
@@ -201,12 +221,14 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def _resume(
-    checkpoint: Path, model: DGRL, optimizer: torch.optim.Optimizer, log: Log
+    checkpoint: Path, model: DGRL, average: AveragedModel | None, optimizer: torch.optim.Optimizer, log: Log
 ) -> tuple[int, list[dict[str, float]]]:
     state = load_checkpoint(checkpoint)
     if state is None:
         return 0, []
     model.load_state_dict(state["model"])
+    if average:
+        average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     logger.info("resume at step %d", state["step"])
     history: list[dict[str, float]] = state["history"]

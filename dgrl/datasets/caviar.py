@@ -1,0 +1,70 @@
+"""CAVIAR4REID: 72 persons in a shopping centre, 50 of them seen by both cameras.
+
+Official layout: ``CAVIAR4REID/PPPPNNN.jpg``: person, then number of the picture; sizes differ. A camera gives
+ten pictures of a person: 001 to 010 are of the near, sharp camera, which looks along the corridor, 011 to 020
+of the far one, which looks across it and is low-resolution as it is. The other 22 persons have ten pictures
+of one camera; those are numbered from 001 too, so their ``near`` says nothing, and the protocol drops them.
+
+Source: D. S. Cheng et al., Custom Pictorial Structures for Re-identification, BMVC 2011, for the layout and
+the counts. Neither it nor the name says which camera is which; the pictures do: by size (on average 101
+pixels high against 59; the first ten are the larger ones of all but persons 0020 and 0050, who pass close to
+the far camera) and by the places behind the persons. There is no official split: trials draw half of the
+persons at random.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from dgrl.datasets.archive import Picture, open_archive
+from dgrl.errors import InputError
+from dgrl.tables import ImageRow
+
+PERSONS = 72
+SEEN_TWICE = 50  # persons seen by both cameras
+IMAGES_PER_CAMERA = 10  # of every person it sees
+_EXAMPLE = "CAVIAR4REID/0001001.jpg"
+_NAME = re.compile(r"(?:^|/)(?P<person>\d{4})(?P<number>\d{3})\.jpg$")
+
+
+def images(archive: Path) -> Iterator[ImageRow]:
+    """One row per picture, sorted by image_id (``0001001``, the file's stem), with the archive's own bytes.
+
+    Args:
+        archive: the official zip file, or a folder with its content.
+
+    Raises:
+        InputError: if the archive is not CAVIAR4REID, whole and undamaged.
+    """
+    with open_archive(archive) as opened:
+        pictures = opened.pictures(_picture, _EXAMPLE)
+        _check_complete(archive, pictures)
+        yield from map(opened.row, pictures)
+
+
+def _picture(name: str) -> Picture | None:
+    match = _NAME.search(name)
+    if match is None:
+        return None
+    camera = "near" if int(match["number"]) <= IMAGES_PER_CAMERA else "far"
+    return Picture(match["person"] + match["number"], match["person"], camera, "all", name)
+
+
+def _check_complete(archive: Path, pictures: list[Picture]) -> None:
+    cameras: dict[str, Counter[str]] = defaultdict(Counter)
+    for picture in pictures:
+        cameras[picture.person_id][picture.camera_id] += 1
+    twice = sum(len(counts) == 2 for counts in cameras.values())
+    if (len(cameras), twice) != (PERSONS, SEEN_TWICE):
+        raise InputError(
+            f"{archive} is not the whole of CAVIAR4REID: {len(cameras)} persons, {twice} of them seen by "
+            f"both cameras, instead of {PERSONS} and {SEEN_TWICE}; get the official archive again"
+        )
+    for person, counts in cameras.items():
+        for camera, count in counts.items():
+            if count != IMAGES_PER_CAMERA:
+                raise InputError(
+                    f"{archive}: person {person} has {count} pictures of the {camera} camera instead of "
+                    f"{IMAGES_PER_CAMERA}; get the official archive again"
+                )

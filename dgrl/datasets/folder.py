@@ -1,0 +1,163 @@
+"""Anyone's own pictures: a folder, and a table or a pattern that says who is seen by which camera."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+import pyarrow.parquet as pq
+from pydantic import field_validator, model_validator
+
+from dgrl.config import Section
+from dgrl.datasets.archive import Archive, Picture, open_archive
+from dgrl.errors import InputError
+from dgrl.tables import ImageRow
+
+REQUIRED = ("path", "person_id", "camera_id")
+ROLES = ("hr", "lr")
+
+
+class FolderParams(Section):
+    """Where the pictures are, and what says whom they show; see ``images``."""
+
+    root: str | None = None  # folder, or zip file
+    table: str | None = None  # CSV or Parquet: path (below root), person_id, camera_id, and role if wanted
+    pattern: str | None = None  # regular expression for the whole path below root; groups as the columns
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_groups(cls, pattern: str | None) -> str | None:
+        try:
+            groups = set(re.compile(pattern).groupindex) if pattern is not None else set(REQUIRED)
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from None
+        for group in REQUIRED[1:]:
+            if group not in groups:
+                raise ValueError(f"has no group (?P<{group}>...)")
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [source for source in (self.table, self.pattern) if source is not None]
+        if len(sources) != (self.root is not None):
+            raise ValueError("give root and exactly one of table and pattern, or none of the three")
+        return self
+
+
+def images(params: FolderParams) -> Iterator[ImageRow]:
+    """One row per picture, sorted by image_id, with the file's own bytes.
+
+    An image_id is the path below root without its suffix. A camera is called as it is given; with a role
+    (``hr`` or ``lr``) it becomes ``hr:<camera>`` or ``lr:<camera>``, so that LR cameras can be told from HR
+    ones. Files that the table does not list, or the pattern does not match as a whole, are left out. Every
+    subset is ``all``.
+
+    Args:
+        params: relative paths are relative to the working directory.
+
+    Raises:
+        InputError: naming the row or file that is wrong.
+    """
+    if params.root is None:
+        raise InputError("no folder of pictures is given; set root and one of table and pattern")
+    with open_archive(Path(params.root)) as opened:
+        if params.table is not None:
+            listed = _from_table(opened, Path(params.table))
+        else:
+            listed = _from_pattern(opened, params.pattern or "")
+        pictures = opened.ordered(listed)
+        _check_links(opened, pictures)
+        yield from map(opened.row, pictures)
+
+
+def _from_table(opened: Archive, table: Path) -> Iterator[Picture]:
+    files = set(opened.names)
+    first: dict[str, int] = {}  # row of each path
+    rows = _read_table(table)
+    if not rows:
+        raise InputError(f"{table} has no rows; list the pictures below {opened.path} in it")
+    for number, values in enumerate(rows, 1):
+        where = f"{table}: row {number} below the header"
+        picture = _picture(opened, values, where)
+        if picture.name not in files:
+            raise InputError(f"{where}: {picture.name!r} is no file below {opened.path}; correct the path")
+        if first.setdefault(picture.name, number) != number:
+            raise InputError(f"{where}: {picture.name!r} is in row {first[picture.name]} already; keep one")
+        yield picture
+
+
+def _from_pattern(opened: Archive, pattern: str) -> Iterator[Picture]:
+    matches = [match for match in map(re.compile(pattern).fullmatch, opened.names) if match]
+    if not matches:
+        held = f"such as {opened.names[0]!r}" if opened.names else "and it is empty"
+        raise InputError(
+            f"no file below {opened.path} matches the pattern {pattern!r}; it must match the whole path, "
+            f"{held}"
+        )
+    for match in matches:
+        values = {group: value or "" for group, value in match.groupdict().items()}
+        yield _picture(opened, values | {"path": match.string}, f"{opened.path}: {match.string!r}")
+
+
+def _picture(opened: Archive, values: dict[str, str], where: str) -> Picture:
+    for column in REQUIRED:
+        if not values[column]:
+            raise InputError(f"{where} has no {column}; every picture needs {', '.join(REQUIRED)}")
+    role = values.get("role")
+    if role is not None and role not in ROLES:
+        raise InputError(f"{where}: role {role!r} is neither hr nor lr; correct it")
+    path = PurePosixPath(values["path"])
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(
+            f"{where}: {str(path)!r} leads out of {opened.path}; put the picture into that folder and give "
+            "its path below it"
+        )
+    camera = values["camera_id"] if role is None else f"{role}:{values['camera_id']}"
+    return Picture(str(path.with_suffix("")), values["person_id"], camera, "all", str(path))
+
+
+def _check_links(opened: Archive, pictures: list[Picture]) -> None:
+    """A symbolic link may stand for another picture of the folder, and for no other file."""
+    root = opened.path.resolve()
+    for picture in pictures:
+        if not (root / picture.name).resolve().is_relative_to(root):
+            raise InputError(
+                f"{opened.path}: {picture.name!r} is a link that leads out of the folder; put the picture "
+                "itself there"
+            )
+
+
+def _read_table(table: Path) -> list[dict[str, str]]:
+    """The cells as text, empty where there is none."""
+    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    if table.suffix.lower() not in readers:
+        raise InputError(f"{table} is neither a .csv nor a .parquet file; write the table as one of these")
+    try:
+        columns, rows = readers[table.suffix.lower()](table)
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{table} is no readable table ({error}); restore it or correct the path") from None
+    missing = [column for column in REQUIRED if column not in columns]
+    if missing:
+        raise InputError(
+            f"{table} has no column {missing[0]}, only {columns} (needed: {', '.join(REQUIRED)}); add it"
+        )
+    wanted = [column for column in (*REQUIRED, "role") if column in columns]
+    return [{column: _text(row[column]) for column in wanted} for row in rows]
+
+
+def _read_csv(table: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    with table.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin UTF-8 with a mark
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        return list(reader.fieldnames or []), rows
+
+
+def _read_parquet(table: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    content = pq.read_table(table)
+    return content.column_names, content.to_pylist()
+
+
+def _text(cell: Any) -> str:
+    missing = cell is None or cell != cell  # NaN, which differs from itself
+    return "" if missing else str(cell).strip()

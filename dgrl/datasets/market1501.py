@@ -1,0 +1,116 @@
+"""Market-1501: 1,501 persons seen by six cameras, with an official split.
+
+Official layout: ``Market-1501-v15.09.15/bounding_box_train/0002_c1s1_000451_03.jpg``: person, camera,
+sequence, frame, box; 64 x 128 pixels. ``bounding_box_train`` is the training half, ``query`` and
+``bounding_box_test`` the test half. In the last, person 0000 is a false detection (a distractor: it counts
+against a ranking) and -1 a poor box (junk: it does not count). ``gt_bbox`` and ``gt_query`` are for other
+protocols.
+
+Source: L. Zheng et al., Scalable Person Re-identification: A Benchmark, ICCV 2015, and its page,
+https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html, for the counts of the three folders. The page
+counts 2,793 distractors, the folder holds 2,798: 19,732 less 3,819 of junk and 13,115 of 750 persons
+(https://github.com/huanghoujing/person-reid-triplet-loss-baseline/issues/13,
+https://github.com/vana77/Market-1501_Attribute/issues/6).
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from dgrl.config import Section
+from dgrl.datasets.archive import Picture, open_archive
+from dgrl.errors import InputError
+from dgrl.tables import ImageRow
+
+Parts = Literal["all", "train"]
+
+CAMERAS = ("c1", "c2", "c3", "c4", "c5", "c6")
+FOLDERS = {"train": "bounding_box_train", "test": "bounding_box_test", "query": "query"}
+COUNTS = {  # (folder, subset): pictures, persons
+    ("train", "train"): (12_936, 751),
+    ("test", "test"): (13_115, 750),
+    ("test", "distractor"): (2_798, 1),
+    ("test", "junk"): (3_819, 1),
+    ("query", "test"): (3_368, 750),
+}
+_EXAMPLE = "Market-1501-v15.09.15/bounding_box_train/0002_c1s1_000451_03.jpg"
+_NAME = re.compile(
+    r"(?:^|/)(?P<folder>bounding_box_train|bounding_box_test|query)/"
+    r"(?P<stem>(?P<person>-1|\d{4})_(?P<camera>c[1-6])s\d_\d{6}_\d{2})\.jpg$"
+)
+
+
+class Market1501Params(Section):
+    """Where Market-1501 is, and how much of it."""
+
+    archive: str | None = None  # zip file or folder; null: data/drop/
+    parts: Parts = "all"  # train: the training half alone, for mlr.evaluate_on: val
+
+
+def images(archive: Path, parts: Parts = "all") -> Iterator[ImageRow]:
+    """One row per picture, sorted by image_id, with the archive's own bytes.
+
+    A query and a gallery picture may differ in nothing but their folder, so an image_id is the folder
+    (train, test or query) and the file's stem: ``train_0002_c1s1_000451_03``. The subset is ``train``;
+    ``test``, queries included; ``distractor``; or ``junk``.
+
+    Args:
+        archive: the official zip file, or a folder with its content.
+        parts: ``train`` reads the training half alone, and needs no other.
+
+    Raises:
+        InputError: if the archive is not Market-1501, whole and undamaged.
+    """
+    folders = ["train"] if parts == "train" else list(FOLDERS)
+    with open_archive(archive) as opened:
+        pictures = [p for p in opened.pictures(_picture, _EXAMPLE) if _folder(p) in folders]
+        _check_folders(archive, folders, pictures)
+        _check_counts(archive, folders, pictures)
+        yield from map(opened.row, pictures)
+
+
+def _picture(name: str) -> Picture | None:
+    match = _NAME.search(name)
+    if match is None:
+        return None
+    folder, person = match["folder"].removeprefix("bounding_box_"), match["person"]
+    subset = "train" if folder == "train" else {"0000": "distractor", "-1": "junk"}.get(person, "test")
+    return Picture(f"{folder}_{match['stem']}", person, match["camera"], subset, name)
+
+
+def _folder(picture: Picture) -> str:
+    return picture.image_id.split("_", 1)[0]
+
+
+def _check_folders(archive: Path, folders: list[str], pictures: list[Picture]) -> None:
+    cameras = {folder: {p.camera_id for p in pictures if _folder(p) == folder} for folder in folders}
+    missing = [FOLDERS[folder] for folder in folders if not cameras[folder]]
+    if missing:
+        or_half = (
+            ""
+            if FOLDERS["train"] in missing
+            else (", or run on the training half alone with parts: train and mlr.evaluate_on: val")
+        )
+        raise InputError(
+            f"{archive} has no picture in {' and '.join(missing)}; get the whole of Market-1501{or_half}"
+        )
+    for folder in folders:
+        for camera in sorted(set(CAMERAS) - cameras[folder]):
+            raise InputError(
+                f"{archive} has no picture of camera {camera} in {FOLDERS[folder]}; get the archive again"
+            )
+
+
+def _check_counts(archive: Path, folders: list[str], pictures: list[Picture]) -> None:
+    persons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for picture in pictures:
+        persons[_folder(picture), picture.subset].append(picture.person_id)
+    for (folder, subset), (images, people) in COUNTS.items():
+        seen = persons[folder, subset]
+        if folder in folders and (len(seen), len(set(seen))) != (images, people):
+            raise InputError(
+                f"{archive} is not the whole of Market-1501: {FOLDERS[folder]} has {len(seen)} pictures of "
+                f"{len(set(seen))} persons (subset {subset}) instead of {images} of {people}; get it again"
+            )

@@ -1,0 +1,35 @@
+"""Digests of the MLR tables, computed from the pictures themselves."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from dgrl.errors import InputError
+from dgrl.images import pixel_sha256
+from dgrl.mlr import TABLES, table_digest
+from dgrl.processes import map_shards
+from dgrl.tables import read_keys, read_rows, shards
+from pipeline.params import DatasetName
+from pipeline.paths import Paths
+
+
+def digest(dataset: DatasetName, workers: int | None = None) -> dict[str, tuple[int, str]]:
+    """The number of images and the digest of each table of ``data/<dataset>/mlr``.
+
+    Raises:
+        InputError: if a table is missing, or a picture is not the one that its row describes.
+    """
+    tables = {table: Paths(dataset).mlr(table) for table in TABLES}
+    paths = [path for folder in tables.values() for path in shards(folder)]
+    map_shards(_check_shard, paths, workers=workers, description=f"digest {dataset}")
+    keys: dict[str, pd.DataFrame] = {table: read_keys(folder) for table, folder in tables.items()}
+    return {table: (len(rows), table_digest(rows)) for table, rows in keys.items()}
+
+
+def _check_shard(path: Path) -> None:
+    for row in read_rows(path):
+        if pixel_sha256(row.pixels()) != row.pixel_sha256:
+            raise InputError(
+                f"{path}: the picture of {row.image_id} is not the one that was written (its pixel_sha256 "
+                "differs); run the split stage again (dvc repro --force split)"
+            )

@@ -1,0 +1,362 @@
+"""CUHK03: small .mat files in the official structure, written by h5py as MATLAB v7.3 writes them."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.io import savemat
+
+from dgrl.datasets import cuhk03
+from dgrl.errors import InputError
+
+PERSONS = (3, 2, 1, 1, 1)
+Cell = tuple[int, int, int]  # pair, row and column, each from 1
+Contents = dict[Cell, npt.NDArray[Any]]
+
+
+def pictures(seed: int) -> Contents:
+    """Person (pair, row) has a picture in columns 1 and 6, and in every column if it is (1, 2)."""
+    rng = np.random.default_rng(seed)
+    cells = [(pair, row) for pair, persons in enumerate(PERSONS, 1) for row in range(1, persons + 1)]
+    return {
+        (pair, row, column): rng.integers(0, 256, (rng.integers(8, 12), rng.integers(4, 7), 3), np.uint8)
+        for pair, row in cells
+        for column in (range(1, 11) if (pair, row) == (1, 2) else (1, 6))
+    }
+
+
+LABELLED, DETECTED = pictures(0), pictures(1)
+del DETECTED[1, 2, 10]
+TESTSETS: list[list[tuple[float, float]]] = [[(1, 1), (2, 2)], [(5, 1), (1, 3)], [(3, 1), (4, 1)]]
+
+
+def cells(rows: list[list[h5py.Reference]]) -> npt.NDArray[Any]:
+    return np.array(rows, dtype=h5py.ref_dtype)
+
+
+def write_mat(
+    path: Path,
+    labelled: Contents = LABELLED,
+    detected: Contents = DETECTED,
+    testsets: list[list[tuple[float, float]]] = TESTSETS,
+) -> Path:
+    """MATLAB's arrays are transposed; a cell refers to a hidden array; an empty array is its dimensions."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        hidden = file.create_group("#refs#")
+
+        def store(value: npt.NDArray[Any] | None) -> h5py.Reference:
+            data = np.zeros(2, np.uint64) if value is None else value.T
+            dataset = hidden.create_dataset(str(len(hidden)), data=data)
+            if value is None:
+                dataset.attrs["MATLAB_empty"] = np.uint8(1)
+            return dataset.ref
+
+        def boxes(contents: Contents) -> npt.NDArray[Any]:
+            pairs = []
+            for pair, persons in enumerate(PERSONS, 1):
+                rows = [
+                    [store(contents.get((pair, row, column))) for column in range(1, 11)]
+                    for row in range(1, persons + 1)
+                ]
+                pairs.append([store(cells(rows))])
+            return cells(pairs)
+
+        file["labeled"] = boxes(labelled).T
+        file["detected"] = boxes(detected).T
+        file["testsets"] = cells([[store(np.array(testset, np.float64))] for testset in testsets]).T
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuhk03, "PERSONS", PERSONS)
+    monkeypatch.setattr(cuhk03, "PICTURES", {"labelled": len(LABELLED), "detected": len(DETECTED)})
+    monkeypatch.setattr(cuhk03, "SPLITS", 3)
+    monkeypatch.setattr(cuhk03, "TEST_PERSONS", 2)
+
+
+def image_id(pair: int, row: int, column: int) -> str:
+    return f"{pair}_{row:03d}_{'a' if column < 6 else 'b'}_{column:02d}"
+
+
+def error_of(
+    archive: Path, read: Callable[[Path], object] = lambda archive: list(cuhk03.images(archive))
+) -> str:
+    with pytest.raises(InputError) as caught:
+        read(archive)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(archive) in message
+    return message
+
+
+def as_mat(folder: Path) -> Path:
+    return write_mat(folder / "renamed.mat")
+
+
+def as_folder(folder: Path) -> Path:
+    (folder / "any/cuhk03_release").mkdir(parents=True)
+    write_mat(folder / "any/cuhk03_release/cuhk-03.mat")
+    return folder / "any"
+
+
+def as_zip(folder: Path) -> Path:
+    mat = write_mat(folder / "x.mat")
+    with zipfile.ZipFile(folder / "renamed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cuhk03_release/README", b"CUHK03")
+        archive.write(mat, "cuhk03_release/cuhk-03.mat")
+    return folder / "renamed.zip"
+
+
+@pytest.mark.parametrize("form", [as_mat, as_folder, as_zip])
+@pytest.mark.parametrize(("boxes", "contents"), [("labelled", LABELLED), ("detected", DETECTED)])
+def test_every_picture_comes_back_to_the_pixel(
+    tmp_path: Path, form: Callable[[Path], Path], boxes: cuhk03.Boxes, contents: Contents
+) -> None:
+    rows = list(cuhk03.images(form(tmp_path), boxes))
+    expected = {image_id(*cell): pixels for cell, pixels in contents.items()}
+    assert [row.image_id for row in rows] == sorted(expected)
+    for row in rows:
+        np.testing.assert_array_equal(row.pixels(), expected[row.image_id])
+        assert (row.height, row.width) == expected[row.image_id].shape[:2]
+        assert row.data.startswith(b"\x89PNG")
+    assert {(row.subset, row.factor) for row in rows} == {("all", 1)}
+
+
+def test_persons_and_cameras(tmp_path: Path) -> None:
+    rows = {row.image_id: row for row in cuhk03.images(write_mat(tmp_path / "cuhk-03.mat"))}
+    assert {(row.person_id, row.camera_id) for row in rows.values()} == {
+        (f"{pair}_{row:03d}", f"{pair}_{letter}")
+        for pair, persons in enumerate(PERSONS, 1)
+        for row in range(1, persons + 1)
+        for letter in "ab"
+    }
+    assert (rows["1_002_a_05"].camera_id, rows["1_002_b_06"].camera_id) == ("1_a", "1_b")
+    assert rows["1_002_a_05"].person_id == rows["1_002_b_06"].person_id == "1_002"
+
+
+def test_labelled_boxes_are_the_default(tmp_path: Path) -> None:
+    path = write_mat(tmp_path / "cuhk-03.mat")
+    assert list(cuhk03.images(path)) == list(cuhk03.images(path, "labelled"))
+    assert cuhk03.Cuhk03Params().boxes == "labelled"
+    with pytest.raises(InputError, match=r"cuhk03\.boxes = 'labeled'"):
+        cuhk03.Cuhk03Params.parse({"boxes": "labeled"}, "cuhk03")
+
+
+@pytest.mark.parametrize("form", [as_mat, as_folder, as_zip])
+def test_the_official_splits(tmp_path: Path, form: Callable[[Path], Path]) -> None:
+    splits = cuhk03.official_splits(form(tmp_path))
+    assert splits == [["1_001", "2_002"], ["5_001", "1_003"], ["3_001", "4_001"]]
+
+
+def test_the_official_counts_are_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert sum(cuhk03.PERSONS) == 1467
+    assert sum(cuhk03.PERSONS[:3]) == 1360  # the persons that the paper counts
+    assert cuhk03.PICTURES == {"labelled": 7368 + 1400 + 5328, "detected": 7365 + 1400 + 5332}
+
+
+# The new protocol
+
+Lists = dict[str, list[str]]
+NEW: Lists = {
+    "train": ["1_001_1_01.png", "1_001_2_06.png", "5_001_1_05.png"],
+    "query": ["2_002_1_02.png", "2_002_2_10.png"],
+    "gallery": ["2_002_1_01.png"],
+}
+
+
+@pytest.fixture
+def small_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {subset: len(files) for subset, files in NEW.items()}
+    monkeypatch.setattr(cuhk03, "NEW_PROTOCOL", {"labelled": counts, "detected": {**counts, "train": 4}})
+
+
+def write_config(path: Path, lists: Lists = NEW, shift: int = 1) -> Path:
+    """A MATLAB v5 file: a column of file names, and columns of indices into it that count from 1."""
+    files = sorted({file for files in lists.values() for file in files})
+    indices = {f"{k}_idx": np.array([[files.index(f) + shift] for f in v], "u2") for k, v in lists.items()}
+    savemat(path, {"filelist": np.array([[file] for file in files], object), **indices})
+    return path
+
+
+@pytest.mark.usefixtures("small_protocol")
+def test_the_new_protocol(tmp_path: Path) -> None:
+    split = cuhk03.new_protocol_split(write_config(tmp_path / "config.mat"))
+    assert split == {
+        "1_001_a_01": "train",
+        "1_001_b_06": "train",
+        "5_001_a_05": "train",
+        "2_002_a_02": "query",
+        "2_002_b_10": "query",
+        "2_002_a_01": "gallery",
+    }
+
+
+def test_the_counts_of_the_new_protocol_are_those_of_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for boxes, counts in cuhk03.NEW_PROTOCOL.items():
+        assert sum(counts.values()) == cuhk03.PICTURES[boxes]
+
+
+@pytest.mark.usefixtures("small_protocol")
+def test_the_new_protocol_of_the_other_boxes(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "config.mat")
+    message = error_of(path, lambda path: cuhk03.new_protocol_split(path, "detected"))
+    assert "is not cuhk03_new_protocol_config_detected.mat" in message
+    assert "'train': 3, 'query': 2, 'gallery': 1} instead of {'train': 4" in message
+
+
+@pytest.mark.usefixtures("small_protocol")
+def test_a_picture_in_two_lists(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "config.mat", NEW | {"gallery": ["1_001_1_01.png"]})
+    assert "each once" in error_of(path, cuhk03.new_protocol_split)
+
+
+def a_missing_config(path: Path) -> None:
+    pass
+
+
+def a_config_of_rubbish(path: Path) -> None:
+    path.write_bytes(b"MATLAB 5.0 MAT-file" * 20)
+
+
+def a_config_without_lists(path: Path) -> None:
+    savemat(path, {"labels": np.ones(3)})
+
+
+def a_config_with_wrong_names(path: Path) -> None:
+    write_config(path, NEW | {"gallery": ["1.png"]})
+
+
+def a_config_that_counts_from_0(path: Path) -> None:
+    write_config(path, shift=0)
+
+
+def a_config_of_another_version(path: Path) -> None:
+    write_mat(path)
+
+
+@pytest.mark.usefixtures("small_protocol")
+@pytest.mark.parametrize(
+    "make",
+    [
+        a_missing_config,
+        a_config_of_rubbish,
+        a_config_without_lists,
+        a_config_with_wrong_names,
+        a_config_that_counts_from_0,
+        a_config_of_another_version,
+    ],
+)
+def test_a_wrong_config(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "config.mat")
+    message = error_of(tmp_path / "config.mat", cuhk03.new_protocol_split)
+    assert "is no readable cuhk03_new_protocol_config_labeled.mat" in message
+    assert "give the protocol's own file" in message
+
+
+# Damaged archives
+
+
+def test_a_missing_archive(tmp_path: Path) -> None:
+    assert "does not exist" in error_of(tmp_path / "cuhk-03.mat")
+
+
+@pytest.mark.parametrize("names", [[], ["VIPeR/cam_a/000_45.bmp"]])
+def test_the_archive_of_another_dataset(tmp_path: Path, names: list[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "cuhk03_release.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    for path in (tmp_path, tmp_path / "cuhk03_release.zip"):
+        assert "has no file cuhk-03.mat; give the official CUHK03 archive" in error_of(path)
+
+
+def test_the_mat_file_of_another_dataset(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "cuhk-03.mat", "w") as file:
+        file["images"] = np.zeros((2, 2))
+    message = error_of(tmp_path / "cuhk-03.mat")
+    assert "labeled is missing" in message
+    assert "give the official cuhk-03.mat of CUHK03" in message
+
+
+def test_the_file_twice(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("a/cuhk-03.mat", b"x")
+        archive.writestr("b/cuhk-03.mat", b"x")
+    assert "has cuhk-03.mat 2 times" in error_of(tmp_path / "c.zip")
+
+
+@pytest.mark.parametrize("data", [b"", b"MATLAB 5.0 MAT-file"])
+def test_a_file_that_is_no_hdf5(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "cuhk-03.mat").write_bytes(data)
+    for archive in (tmp_path, tmp_path / "cuhk-03.mat"):
+        assert "is no whole MATLAB v7.3 file" in error_of(archive)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    path = write_mat(tmp_path / "cuhk-03.mat")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "is no whole MATLAB v7.3 file" in error_of(path)
+
+
+@pytest.mark.parametrize("variable", ["labeled", "testsets"])
+def test_a_missing_variable(tmp_path: Path, variable: str) -> None:
+    path = write_mat(tmp_path / "cuhk-03.mat")
+    with h5py.File(path, "r+") as file:
+        del file[variable]
+    read = cuhk03.official_splits if variable == "testsets" else lambda path: list(cuhk03.images(path))
+    assert f"{variable} is missing" in error_of(path, read)
+
+
+@pytest.mark.parametrize(("columns", "camera"), [(range(1, 6), "1_b"), (range(6, 11), "1_a")])
+def test_a_missing_camera(tmp_path: Path, columns: range, camera: str) -> None:
+    kept = {cell: pixels for cell, pixels in LABELLED.items() if cell[0] > 1 or cell[2] in columns}
+    message = error_of(write_mat(tmp_path / "cuhk-03.mat", kept))
+    assert f"labeled has no picture of camera {camera}" in message
+
+
+def test_a_missing_picture(tmp_path: Path) -> None:
+    kept = {cell: pixels for cell, pixels in LABELLED.items() if cell != (1, 2, 3)}
+    message = error_of(write_mat(tmp_path / "cuhk-03.mat", kept))
+    assert f"labeled has {len(LABELLED) - 1} pictures instead of {len(LABELLED)}" in message
+
+
+def test_the_wrong_number_of_persons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuhk03, "PERSONS", (4, 2, 1, 1, 1))
+    assert "instead of (4, 2, 1, 1, 1) persons" in error_of(write_mat(tmp_path / "cuhk-03.mat"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.zeros((8, 4), np.uint8),
+        np.zeros((8, 4, 4), np.uint8),
+        np.zeros((8, 4, 3), np.float64),
+        np.zeros((8, 0, 3), np.uint8),
+    ],
+)
+def test_a_cell_that_is_no_picture(tmp_path: Path, content: npt.NDArray[Any]) -> None:
+    message = error_of(write_mat(tmp_path / "cuhk-03.mat", LABELLED | {(1, 2, 7): content}))
+    assert "labeled{1}{2,7} is no RGB picture" in message
+    assert str(content.shape) in message
+
+
+@pytest.mark.parametrize(
+    ("testsets", "said"),
+    [
+        (TESTSETS[:2], "testsets has 2 cells instead of 3"),
+        ([*TESTSETS[:2], [(1, 1)]], "testsets{3} is float64 of shape (1, 2) instead of (2, 2) numbers"),
+        ([*TESTSETS[:2], [(1, 1), (1, 4)]], "testsets{3} names person 1_004, whom no pair"),
+        ([*TESTSETS[:2], [(1, 0), (1, 1)]], "testsets{3} names person 1_000, whom no pair"),
+        ([*TESTSETS[:2], [(1, 1), (1, 1)]], "testsets{3} names a person twice"),
+        ([*TESTSETS[:2], [(1, 1), (1, float("nan"))]], "testsets{3} names person 1_nan, whom no pair"),
+    ],
+)
+def test_wrong_test_sets(tmp_path: Path, testsets: list[list[tuple[float, float]]], said: str) -> None:
+    assert said in error_of(write_mat(tmp_path / "cuhk-03.mat", testsets=testsets), cuhk03.official_splits)

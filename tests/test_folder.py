@@ -1,0 +1,253 @@
+"""Anyone's own pictures, named by a table or a pattern, and every way to get that wrong."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dgrl.datasets.folder import FolderParams, images
+from dgrl.errors import InputError
+
+PATTERN = r"(?P<camera_id>[^/]+)/(?P<person_id>[^_]+)_\d+\.png"
+FILES = ["door/ann_1.png", "door/bob_1.png", "yard/ann_1.png", "yard/ann_2.png", "yard/bob_1.png"]
+HEADER = "path,person_id,camera_id"
+ROWS = [f"{file},{file.split('/')[1][:3]},{file.split('/')[0]}" for file in FILES]
+
+
+def picture(value: int) -> bytes:
+    noise = np.random.default_rng(value).integers(0, 256, (12, 6, 3), np.uint8)
+    return cv2.imencode(".png", noise)[1].tobytes()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for value, name in enumerate(FILES):
+        file = tmp_path / "root" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(value))
+    (tmp_path / "root/notes.txt").write_text("not a picture")
+    return tmp_path / "root"
+
+
+def table(root: Path, lines: list[str], header: str = HEADER) -> FolderParams:
+    path = root.parent / "people.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return FolderParams(root=str(root), table=str(path))
+
+
+def pattern(root: Path, expression: str = PATTERN) -> FolderParams:
+    return FolderParams(root=str(root), pattern=expression)
+
+
+def error_of(params: FolderParams) -> str:
+    with pytest.raises(InputError) as caught:
+        list(images(params))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_pattern_and_a_table_say_the_same(root: Path) -> None:
+    rows = list(images(pattern(root)))
+    assert [row.image_id for row in rows] == [file.removesuffix(".png") for file in FILES]
+    assert [(row.person_id, row.camera_id) for row in rows[1:3]] == [("bob", "door"), ("ann", "yard")]
+    assert [row.data for row in rows] == [picture(value) for value in range(5)]
+    assert {(row.width, row.height, row.subset, row.factor) for row in rows} == {(6, 12, "all", 1)}
+    assert list(images(table(root, ROWS[::-1]))) == rows
+
+
+def test_a_parquet_table_and_a_zip_file(root: Path, tmp_path: Path) -> None:
+    cells: dict[str, list[Any]] = {"path": FILES, "person_id": [7, 8, 7, 7, 8], "camera_id": [1, 1, 2, 2, 2]}
+    pq.write_table(pa.table(cells | {"note": ["x"] * 5}), tmp_path / "people.parquet")
+    with zipfile.ZipFile(tmp_path / "root.zip", "w") as archive:
+        for file in FILES:
+            archive.write(root / file, file)
+    for place in (root, tmp_path / "root.zip"):
+        rows = list(images(FolderParams(root=str(place), table=str(tmp_path / "people.parquet"))))
+        assert [row.person_id for row in rows] == ["7", "8", "7", "7", "8"]
+        assert [row.camera_id for row in rows] == ["1", "1", "2", "2", "2"]
+
+
+def test_a_table_of_a_spreadsheet(root: Path) -> None:
+    params = table(root, [f"{row} ,ignored" for row in ROWS], f"\ufeff{HEADER},note")
+    assert [row.camera_id for row in images(params)] == ["door", "door", "yard", "yard", "yard"]
+
+
+def test_a_role_is_part_of_the_camera(root: Path) -> None:
+    expected = ["lr:door", "lr:door", "hr:yard", "hr:yard", "hr:yard"]
+    roles = ["lr" if "door" in row else "hr" for row in ROWS]
+    lines = [f"{row},{role}" for row, role in zip(ROWS, roles, strict=True)]
+    assert [row.camera_id for row in images(table(root, lines, f"{HEADER},role"))] == expected
+    for name, role in (("door", "lr"), ("yard", "hr")):
+        (root / name).rename(root / f"{role}-{name}")
+    rows = images(pattern(root, r"(?P<role>..)-" + PATTERN))
+    assert sorted(row.camera_id for row in rows) == sorted(expected)
+
+
+def test_files_that_are_not_listed_are_left_out(root: Path) -> None:
+    kept = [row for row in ROWS if "ann" in row]
+    assert {row.person_id for row in images(table(root, kept))} == {"ann"}
+
+
+# The parameters
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"root": "x"}, "exactly one of table and pattern"),
+        ({"root": "x", "table": "t.csv", "pattern": PATTERN}, "exactly one of table and pattern"),
+        ({"table": "t.csv"}, "give root and"),
+        ({"root": "x", "pattern": "("}, "folder.pattern = '(': is no regular expression"),
+        ({"root": "x", "pattern": "(?P<camera_id>.)"}, "has no group (?P<person_id>...)"),
+        ({"root": "x", "pattern": "(?P<person_id>.)"}, "has no group (?P<camera_id>...)"),
+    ],
+)
+def test_wrong_parameters(values: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        FolderParams.parse(values, "folder")
+    assert said in str(caught.value)
+
+
+def test_no_folder_is_given() -> None:
+    assert "set root and one of table and pattern" in error_of(FolderParams())
+
+
+# The folder and the table
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    assert "nowhere does not exist" in error_of(pattern(tmp_path / "nowhere"))
+
+
+def test_no_file_matches(root: Path) -> None:
+    message = error_of(pattern(root, r"(?P<camera_id>[^/]+)/(?P<person_id>[^_]+)"))  # not the whole path
+    assert "no file below" in message
+    assert "such as 'door/ann_1.png'" in message
+
+
+def test_a_table_without_rows(root: Path) -> None:
+    assert "people.csv has no rows" in error_of(table(root, []))
+
+
+@pytest.mark.parametrize("name", ["people.csv", "people.parquet"])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_an_unreadable_table(root: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (root / name).write_bytes(content)
+    assert f"{name} is no readable table" in error_of(FolderParams(root=str(root), table=str(root / name)))
+
+
+def test_a_table_of_an_unknown_kind(root: Path) -> None:
+    assert "neither a .csv nor a .parquet" in error_of(FolderParams(root=str(root), table="people.xlsx"))
+
+
+@pytest.mark.parametrize("column", ["path", "person_id", "camera_id"])
+def test_a_missing_column(root: Path, column: str) -> None:
+    message = error_of(table(root, ROWS, HEADER.replace(column, "other")))
+    assert f"people.csv has no column {column}, only [" in message
+    assert "needed: path, person_id, camera_id" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ("yard/ann_1.png,,yard", "person_id"),
+        ("yard/ann_1.png, ,yard", "person_id"),
+        ("yard/ann_1.png,ann", "camera_id"),
+        (",ann,yard", "path"),
+    ],
+)
+def test_an_empty_cell_names_the_row(root: Path, row: str, column: str) -> None:
+    assert f"row 3 below the header has no {column}" in error_of(table(root, [*ROWS[:2], row, *ROWS[3:]]))
+
+
+@pytest.mark.parametrize("nobody", [None, float("nan")])
+def test_a_parquet_row_without_a_person(root: Path, nobody: float | None) -> None:
+    cells = {"path": FILES, "person_id": [1.0, 2.0, 1.0, nobody, 2.0], "camera_id": ["x"] * 5}
+    pq.write_table(pa.table(cells), root.parent / "people.parquet")
+    message = error_of(FolderParams(root=str(root), table=str(root.parent / "people.parquet")))
+    assert "row 4 below the header has no person_id" in message
+
+
+def test_a_pattern_that_leaves_the_person_empty(root: Path) -> None:
+    message = error_of(pattern(root, r"(?P<camera_id>[^/]+)/(?P<person_id>ann)?.*\.png"))
+    assert "'door/bob_1.png' has no person_id" in message
+
+
+@pytest.mark.parametrize("role", ["HR", "both", ""])
+def test_a_role_that_is_none(root: Path, role: str) -> None:
+    lines = [f"{row},{'hr' if row != ROWS[2] else role}" for row in ROWS]
+    message = error_of(table(root, lines, f"{HEADER},role"))
+    assert f"row 3 below the header: role '{role}' is neither hr nor lr" in message
+
+
+def test_a_path_that_no_system_has(root: Path) -> None:
+    assert r"'yard/\x00.png' is no file below" in error_of(table(root, [*ROWS, "yard/\0.png,eve,yard"]))
+
+
+def test_a_path_that_is_no_file(root: Path) -> None:
+    assert "row 6 below the header: 'yard/eve.png' is no file" in error_of(
+        table(root, [*ROWS, "yard/eve.png,eve,yard"])
+    )
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "yard/../../secret.png", "yard/../door/ann_1.png"])
+def test_a_path_that_climbs_out(root: Path, path: str) -> None:
+    (root.parent / "secret.png").write_bytes(picture(9))
+    message = error_of(table(root, [*ROWS, f"{path},eve,yard"]))
+    assert f"row 6 below the header: {path!r} leads out of" in message
+    assert "put the picture into that folder" in message
+
+
+def test_an_absolute_path(root: Path) -> None:
+    path = root / FILES[0]
+    assert f"{str(path)!r} leads out of" in error_of(table(root, [f"{path},ann,door", *ROWS[1:]]))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda root: pattern(root), lambda root: table(root, [*ROWS, "yard/eve_1.png,eve,yard"])]
+)
+def test_a_symbolic_link_that_leaves_the_folder(root: Path, make: Any) -> None:
+    (root.parent / "secret.png").write_bytes(picture(9))
+    (root / "yard/eve_1.png").symlink_to(root.parent / "secret.png")
+    assert "'yard/eve_1.png' is a link that leads out of" in error_of(make(root))
+
+
+def test_a_symbolic_link_within_the_folder_is_a_picture(root: Path) -> None:
+    (root / "door/ann_2.png").symlink_to(root / "door/ann_1.png")
+    assert [row.data for row in images(pattern(root))][:2] == [picture(0), picture(0)]
+
+
+def test_a_zip_file_with_names_that_climb_out(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("../ann_1.png", picture(0))
+    message = error_of(pattern(tmp_path / "x.zip", r"(?P<camera_id>\.\.)/(?P<person_id>.*)_1.png"))
+    assert "'../ann_1.png' leads out of" in message
+
+
+@pytest.mark.parametrize("path", ["door/ann_1.png", "./door//ann_1.png"])
+def test_a_path_twice(root: Path, path: str) -> None:
+    message = error_of(table(root, [*ROWS, f"{path},ann,door"]))
+    assert "row 6 below the header: 'door/ann_1.png' is in row 1 already; keep one" in message
+
+
+def test_two_files_that_differ_in_their_suffix(root: Path) -> None:
+    (root / "door/ann_1.jpg").write_bytes(picture(9))
+    message = error_of(pattern(root, PATTERN.replace("png", "(png|jpg)")))
+    assert "has picture door/ann_1 twice (door/ann_1.jpg, door/ann_1.png)" in message
+
+
+def test_an_empty_picture(root: Path) -> None:
+    (root / FILES[3]).write_bytes(b"")
+    assert f"{FILES[3]} is empty (0 bytes)" in error_of(pattern(root))
+
+
+@pytest.mark.parametrize("data", [b"not a picture", picture(0)[:60]])
+def test_a_picture_that_is_none(root: Path, data: bytes) -> None:
+    (root / FILES[3]).write_bytes(data)
+    assert f"{FILES[3]} is not a readable picture" in error_of(pattern(root))
