@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from dgrl.errors import InputError
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged picture is an InputError
+
 Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
 

@@ -1,0 +1,92 @@
+"""How fast the split stage builds an MLR set, with one process and with several, beside a plain loop.
+
+python benchmarks/split.py ARCHIVE    (Market-1501's zip file or folder; its training part is used)
+
+The plain loop does what the public scripts do: cv2.imread, cv2.resize (area), cv2.imwrite (JPEG), one file an
+image, no keys, no digests. All read from and write to the same disk.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+
+import cv2
+
+from dgrl.datasets import market1501
+from dgrl.mlr import MlrParams
+from dgrl.processes import usable_cores
+from dgrl.random import named_generator
+from dgrl.tables import write_table
+from pipeline.params import load_params
+from pipeline.split import split
+
+PRESET = Path(__file__).parents[1] / "presets/paper.yaml"
+
+
+def timed(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def plain_loop(archive: Path, folder: Path) -> float:
+    """Seconds for LR pictures of all training images, written as JPEG files."""
+    with zipfile.ZipFile(archive) as file:
+        names = [name for name in file.namelist() if "bounding_box_train/" in name and name.endswith(".jpg")]
+        file.extractall(folder / "in", names)
+    (folder / "out").mkdir()
+
+    def loop() -> None:
+        for name in names:
+            image = cv2.imread(str(folder / "in" / name))
+            factor = int(named_generator("loop", name).integers(2, 5))
+            size = image.shape[1] // factor, image.shape[0] // factor
+            low = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            cv2.imwrite(str(folder / "out" / Path(name).name), low)
+
+    return timed(loop)
+
+
+def size_of(folder: Path) -> float:
+    """MB of all files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("archive", type=Path)
+    archive = parser.parse_args().archive.resolve()
+    params = load_params(PRESET)
+    mlr = MlrParams(lr_camera={"market1501": "c1"}, evaluate_on="val")
+    params = params.model_copy(update={"mlr": mlr})
+    cores = usable_cores()
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        images = Path("data/market1501/images")
+        count = write_table(images, market1501.images(archive, "train"))
+        seconds = {f"split, {n} process{'es' * (n > 1)}": 0.0 for n in (1, cores)}
+        for (name, _), workers in zip(seconds.items(), (1, cores), strict=True):
+            split("market1501", params, workers)  # once for the disk's cache and the imports
+            seconds[name] = timed(lambda workers=workers: split("market1501", params, workers))
+        seconds["plain loop"] = plain_loop(archive, Path(folder))
+        print(f"{count} images, {cores} cores")
+        for name, value in seconds.items():
+            print(f"{name:22} {value:6.1f} s {count / value:8.0f} images/s")
+        one, several, _ = seconds.values()
+        print(f"ratio of {cores} processes to one: {one / several:.2f}")
+        tables = Path("data/market1501/mlr")
+        print(f"bytes: images {size_of(images):.1f} MB, HR and LR tables {size_of(tables):.1f} MB,", end=" ")
+        print(f"of these LR {size_of(tables / 'train_lr') + size_of(tables / 'query'):.1f} MB;", end=" ")
+        print(f"plain loop's LR files {size_of(Path('out')):.1f} MB")
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(f"peak memory of a worker process: {peak:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
