@@ -35,7 +35,7 @@ def download(dataset: DatasetName, params: Params) -> None:
 
 
 def _cuhk03(archive: Path, params: cuhk03.Cuhk03Params, paths: Paths) -> None:
-    images = cuhk03.images(archive, params.boxes)
+    images = cuhk03.images(archive, params.boxes, merge_cameras=params.merge_cameras)
     if params.new_protocol is not None:
         subsets = cuhk03.new_protocol_split(Path(params.new_protocol), params.boxes)
         write_table(paths.images, _with_subsets(images, subsets))

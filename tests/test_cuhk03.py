@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from scipy.io import savemat
 
 from dgrl.datasets import cuhk03
 from dgrl.errors import InputError
+from dgrl.mlr import TABLES
+from dgrl.tables import read_keys
+from pipeline.download import download
+from pipeline.params import Params, load_params
+from pipeline.split import split
 
 PERSONS = (3, 2, 1, 1, 1)
 Cell = tuple[int, int, int]  # pair, row and column, each from 1
@@ -140,6 +146,43 @@ def test_persons_and_cameras(tmp_path: Path) -> None:
     assert rows["1_002_a_05"].person_id == rows["1_002_b_06"].person_id == "1_002"
 
 
+def test_merged_cameras(tmp_path: Path) -> None:
+    mat = write_mat(tmp_path / "cuhk-03.mat")
+    merged = list(cuhk03.images(mat, merge_cameras=True))
+    assert merged == [replace(row, camera_id=row.camera_id[-1]) for row in cuhk03.images(mat)]
+
+
+@pytest.mark.parametrize("trial", range(3))
+@pytest.mark.parametrize("merge_cameras", [False, True])
+def test_the_stages_split_as_the_official_testsets_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: int, merge_cameras: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = stage_params(write_mat(tmp_path / "cuhk-03.mat"), trial, merge_cameras=merge_cameras)
+    download("cuhk03", params)
+    split("cuhk03", params, workers=1)
+    tested = {f"{pair:.0f}_{row:03.0f}" for pair, row in TESTSETS[trial]}
+    everyone = {image_id(*cell): cell for cell in LABELLED}
+    tables = {table: read_keys(Path("data/cuhk03/mlr") / table) for table in TABLES}
+    for table, keys in tables.items():
+        wanted = [
+            name
+            for name, (_, _, column) in sorted(everyone.items())
+            if (name[:5] in tested) == (table in ("query", "gallery"))
+            and (table.startswith("train") or (table == "query") == (column < 6))
+        ]
+        assert list(keys.image_id) == wanted, table
+        assert set(keys.person_id) == ({n[:5] for n in everyone} - tested if "train" in table else tested)
+    assert set(tables["query"].camera_id) <= ({"a"} if merge_cameras else {f"{i}_a" for i in range(1, 6)})
+
+
+def stage_params(mat: Path, trial: int, **source: object) -> Params:
+    values = load_params(Path(__file__).parents[1] / "presets/paper.yaml").model_dump()
+    values["source"]["cuhk03"] |= {"archive": str(mat), **source}
+    values["mlr"] |= {"trial": trial, "factors": (2,)}
+    return Params.parse(values, "")
+
+
 def test_labelled_boxes_are_the_default(tmp_path: Path) -> None:
     path = write_mat(tmp_path / "cuhk-03.mat")
     assert list(cuhk03.images(path)) == list(cuhk03.images(path, "labelled"))
@@ -196,6 +239,31 @@ def test_the_new_protocol(tmp_path: Path) -> None:
         "2_002_b_10": "query",
         "2_002_a_01": "gallery",
     }
+
+
+def test_the_stages_split_as_the_new_protocol_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {name: f"{name[:5]}_{1 if name[6] == 'a' else 2}_{name[-2:]}.png" for name in names()}
+    trained = {name for name in files if name[0] in "12"}
+    lists = {
+        "train": [files[name] for name in sorted(trained)],
+        "query": [files[name] for name in sorted(files.keys() - trained) if name[6] == "a"],
+        "gallery": [files[name] for name in sorted(files.keys() - trained) if name[6] == "b"],
+    }
+    monkeypatch.setattr(cuhk03, "NEW_PROTOCOL", {"labelled": {k: len(v) for k, v in lists.items()}})
+    config = str(write_config(tmp_path / "config.mat", lists))
+    params = stage_params(write_mat(tmp_path / "cuhk-03.mat"), trial=0, new_protocol=config)
+    download("cuhk03", params)
+    split("cuhk03", params, workers=1)
+    assert set(read_keys(Path("data/cuhk03/mlr/train_hr")).image_id) == trained
+    tested = [*read_keys(Path("data/cuhk03/mlr/query")).image_id]
+    assert sorted([*tested, *read_keys(Path("data/cuhk03/mlr/gallery")).image_id]) == sorted(
+        files.keys() - trained
+    )
+
+
+def names() -> list[str]:
+    return sorted(image_id(*cell) for cell in LABELLED)
 
 
 def test_the_counts_of_the_new_protocol_are_those_of_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ class Cuhk03Params(Section):
 
     archive: str | None = None  # zip file, folder or cuhk-03.mat itself; null: data/drop/
     new_protocol: str | None = None  # cuhk03_new_protocol_config_*.mat; null: the 20 official trials
+    merge_cameras: bool = False  # (d) two cameras a and b instead of ten, as torchreid has it
     boxes: Boxes = "labelled"  # MLR-CUHK03 has 14,096 pictures (paper IV-A): the labelled ones
 
 
@@ -108,7 +109,7 @@ class _Mat:
         return InputError(f"{self.archive}: {name} {problem}; give the official {FILE} of CUHK03")
 
 
-def images(archive: Path, boxes: Boxes = "labelled") -> Iterator[ImageRow]:
+def images(archive: Path, boxes: Boxes = "labelled", *, merge_cameras: bool = False) -> Iterator[ImageRow]:
     """One row per picture, sorted by image_id, as PNG: the file has bare pixels.
 
     ``1_001_a_03`` is column 3 of person ``1_001`` (pair, row) by camera ``1_a``, ``1_001_b_06`` column 6 by
@@ -118,6 +119,7 @@ def images(archive: Path, boxes: Boxes = "labelled") -> Iterator[ImageRow]:
         archive: cuhk-03.mat, a folder that holds it, or the official zip file, whose member of more than a
             gigabyte is held in memory: HDF5 is not read from front to back.
         boxes: drawn by hand or detected.
+        merge_cameras: call the cameras ``a`` and ``b``, whatever the pair.
 
     Raises:
         InputError: if the archive is not CUHK03, whole and undamaged.
@@ -129,7 +131,7 @@ def images(archive: Path, boxes: Boxes = "labelled") -> Iterator[ImageRow]:
                 f"{cell.image_id}.png",
                 image_id=cell.image_id,
                 person_id=cell.person,
-                camera_id=cell.camera,
+                camera_id=cell.camera[-1] if merge_cameras else cell.camera,
                 subset="all",
                 factor=1,
             )
