@@ -1,6 +1,7 @@
-"""The losses of paper section III-D, all in float32: ID, weighted regularization triplet, smooth L1, KL."""
+"""The losses of paper section III-D in float32 or better: ID, weighted regularized triplet, smooth L1, KL."""
 
 from itertools import permutations
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +21,30 @@ def id_loss(logits: Tensor, persons: Tensor, label_smoothing: float) -> Tensor:
         persons: class of each picture [B], int64.
         label_smoothing: xi.
     """
-    return F.cross_entropy(logits.float(), persons, label_smoothing=label_smoothing)
+    return F.cross_entropy(_float32(logits), persons, label_smoothing=label_smoothing)
 
 
-def wrt_loss(embeddings: Tensor, persons: Tensor) -> Tensor:
+def wrt_loss(embeddings: Tensor, persons: Tensor, form: Literal["stable", "reference"] = "stable") -> Tensor:
     """Weighted regularization triplet loss (eq. 8), mean over the anchors.
 
     softplus(sum_j w+_j d_j - sum_k w-_k d_k) with w+ = softmax(d) over the other pictures of the anchor's
-    person and w- = softmax(-d) over the pictures of others. The public AGW code subtracts a maximum taken
-    over masked zeros, so that its negative weights underflow at large distances; a masked softmax does not.
+    person and w- = softmax(-d) over the pictures of others.
+
+    ``reference`` gives what the public code of AGW gives (Ye et al., Deep Learning for Person
+    Re-identification: A Survey and Outlook, TPAMI 2022; github.com/mangye16/ReID-Survey): each anchor is a
+    positive of its own, and the weights are not a softmax at large distances.
 
     Args:
         embeddings: F before the batch norm [B, D].
         persons: [B], int64; each person has two pictures or more, and there are two persons or more.
     """
-    distances = pairwise_distances(embeddings.float())
+    distances = pairwise_distances(_float32(embeddings))
     same = persons[:, None] == persons[None, :]
-    itself = torch.eye(len(persons), dtype=torch.bool, device=persons.device)
-    positive = _masked_softmax(distances, same & ~itself)
-    negative = _masked_softmax(-distances, ~same)
+    if form == "reference":
+        positive, negative = _reference_weights(distances, same), _reference_weights(-distances, ~same)
+    else:
+        itself = torch.eye(len(persons), dtype=torch.bool, device=persons.device)
+        positive, negative = _masked_softmax(distances, same & ~itself), _masked_softmax(-distances, ~same)
     margin = (positive * distances).sum(dim=1) - (negative * distances).sum(dim=1)
     return F.softplus(margin).mean()
 
@@ -52,7 +58,7 @@ def pairwise_distances(x: Tensor) -> Tensor:
 
 def l1_loss(shallow_hr: Tensor, shallow_sr: Tensor) -> Tensor:
     """Smooth L1 between f_h and f_s (eq. 5), mean over all elements (d)."""
-    return F.smooth_l1_loss(shallow_hr.float(), shallow_sr.float())
+    return F.smooth_l1_loss(_float32(shallow_hr), _float32(shallow_sr))
 
 
 def kl_loss(logits: list[Tensor]) -> Tensor:
@@ -61,7 +67,7 @@ def kl_loss(logits: list[Tensor]) -> Tensor:
     Args:
         logits: of each branch, [B, N].
     """
-    log_p = [F.log_softmax(branch.float(), dim=1) for branch in logits]
+    log_p = [F.log_softmax(_float32(branch), dim=1) for branch in logits]
     pairs = [
         F.kl_div(log_p[i], log_p[j].detach(), reduction="batchmean", log_target=True)
         for i, j in permutations(range(len(log_p)), 2)
@@ -89,7 +95,7 @@ def loss_terms(output: Output, persons: Tensor, params: LossParams) -> dict[str,
     }
     if params.wrt:
         terms |= {
-            f"wrt{name}": weight * wrt_loss(embeddings, both)
+            f"wrt{name}": weight * wrt_loss(embeddings, both, params.wrt_form)
             for name, weight, embeddings in zip(BRANCHES, wrt_weights, output.embeddings, strict=False)
         }
     if params.l1:
@@ -99,5 +105,22 @@ def loss_terms(output: Output, persons: Tensor, params: LossParams) -> dict[str,
     return terms
 
 
+def _float32(x: Tensor) -> Tensor:
+    """Not less than float32, whatever autocast gave; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _masked_softmax(x: Tensor, mask: Tensor) -> Tensor:
     return x.masked_fill(~mask, -torch.inf).softmax(dim=1)
+
+
+def _reference_weights(x: Tensor, mask: Tensor) -> Tensor:
+    """exp(x_j - m) / (sum_j exp(x_j - m) + 1e-6) over the mask; m = max_j x_j, with x_j = 0 outside the mask.
+
+    Negatives have x = -d, so m is the 0 of a masked place: at large distances the exponentials vanish beside
+    1e-6, and with them the weights and the force that would push the negatives away.
+    """
+    x = x.masked_fill(~mask, 0)
+    largest = x.max(dim=1, keepdim=True).values
+    exponentials = (x - largest).exp().masked_fill(~mask, 0)  # [B, B]
+    return exponentials / (exponentials.sum(dim=1, keepdim=True) + 1e-6)

@@ -85,8 +85,11 @@ def plan_split(
     lr_camera = _lr_camera(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
     keys = keys.assign(
-        is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id],
-        factor=[_factor(row, dataset, params) for row in keys.itertuples()],
+        is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id.tolist()],
+        factor=[
+            _factor(image_id, camera_id, dataset, params)
+            for image_id, camera_id in zip(keys.image_id.tolist(), keys.camera_id.tolist(), strict=True)
+        ],
     )
     people, nobody = keys[keys.subset != DISTRACTOR], keys[keys.subset == DISTRACTOR]
     dropped = _without_hr_or_lr(people) if dataset in params.real_lr else set()
@@ -104,9 +107,9 @@ def plan_split(
         queries = _one_each(queries, dataset, params)
     if params.evaluate_on == "test":
         gallery = pd.concat([gallery, nobody[~nobody.is_lr]])
-    for image_id, factor in zip(queries.image_id, queries.factor, strict=True):
+    for image_id, factor in zip(queries.image_id.tolist(), queries.factor.tolist(), strict=True):
         entries[image_id] = (Entry("query", image_id, factor),)
-    for image_id in gallery.image_id:
+    for image_id in gallery.image_id.tolist():
         entries[image_id] = (Entry("gallery", image_id, 1),)
     return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped))
 
@@ -152,7 +155,8 @@ def make_row(row: ImageRow, entry: Entry) -> ImageRow:
 def table_digest(keys: pd.DataFrame) -> str:
     """SHA-256 of ids, cameras, factors and decoded pixels of a table, whatever the order of its rows."""
     columns = ["image_id", "person_id", "camera_id", "factor", "pixel_sha256"]
-    lines = sorted("\x1f".join(map(str, values)) for values in keys[columns].itertuples(index=False))
+    lists = [keys[column].tolist() for column in columns]
+    lines = sorted("\x1f".join(map(str, values)) for values in zip(*lists, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -195,11 +199,11 @@ def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     return chosen
 
 
-def _factor(row: Any, dataset: str, params: MlrParams) -> int:
+def _factor(image_id: str, camera_id: str, dataset: str, params: MlrParams) -> int:
     """The factor of an LR picture: drawn, or 1 where it is a real one."""
     if dataset in params.real_lr:
         return 1
-    name = row.image_id if params.factor_per == "image" else row.camera_id
+    name = image_id if params.factor_per == "image" else camera_id
     rng = named_generator("factor", params.seed, dataset, params.trial, name)
     return params.factors[int(rng.integers(len(params.factors)))]
 
@@ -240,7 +244,7 @@ def _twins(training: pd.DataFrame) -> dict[str, tuple[Entry, ...]]:
     """Every HR training image gets an LR twin of its own: N pairs (III-A)."""
     return {
         image_id: (Entry("train_hr", image_id, 1), Entry("train_lr", image_id, factor))
-        for image_id, factor in zip(training.image_id, training.factor, strict=True)
+        for image_id, factor in zip(training.image_id.tolist(), training.factor.tolist(), strict=True)
     }
 
 

@@ -8,18 +8,26 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from dgrl.progress import track
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+Backend = Literal["processes", "ray"]
+DEFAULT_BACKEND: Backend = "processes"
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def map_shards(
-    function: Callable[[T], R], shards: Sequence[T], *, workers: int | None = None, description: str
+    function: Callable[[T], R],
+    shards: Sequence[T],
+    *,
+    workers: int | None = None,
+    description: str,
+    backend: Backend = DEFAULT_BACKEND,
 ) -> list[R]:
     """Call ``function`` on every shard, several at once.
 
@@ -28,19 +36,27 @@ def map_shards(
         shards: the arguments, one per call; they and the results are pickled too.
         workers: processes; default the cores that this process may use. 1 runs in this process.
         description: what the progress bar says.
+        backend: ``processes`` of this machine, or tasks on a ``ray`` cluster (``dgrl.cluster.map_on_ray``);
+            the results are the same.
 
     Returns:
         The results, in the order of ``shards``.
 
     Raises:
+        InputError: if Ray is wanted and not installed, or does not answer.
         RuntimeError: if a worker process was killed.
         Exception: the first error of ``function``, as it is; shards not yet begun are dropped.
     """
+    if backend == "ray":
+        from dgrl.cluster import map_on_ray
+
+        return map_on_ray(function, shards, workers=workers, description=description)
     workers = min(usable_cores() if workers is None else workers, len(shards))
     if workers <= 1:
         return [function(shard) for shard in track(shards, description, len(shards), "shard")]
-    # Not fork: torch's threads and locks do not survive it.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), die_with_parent, (os.getpid(),))
+    # Fork starts at once, where spawn imports everything again; but torch's threads do not survive it.
+    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), die_with_parent, (os.getpid(),))
     try:
         futures = [pool.submit(function, shard) for shard in shards]
         for done in track(as_completed(futures), description, len(futures), "shard"):

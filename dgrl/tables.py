@@ -153,9 +153,9 @@ def read_rows(source: Path) -> Iterator[ImageRow]:
             yield ImageRow(**values, data=image["bytes"], path=image["path"])
 
 
-def read_keys(folder: Path) -> pd.DataFrame:
-    """Every column of a table but the pictures."""
-    paths = shards(folder)
+def read_keys(source: Path) -> pd.DataFrame:
+    """Every column of a table (a folder) or of one shard (a file) but the pictures."""
+    paths = [source] if source.is_file() else shards(source)
     parts: list[pd.DataFrame] = [_read(path, pictures=False).to_pandas() for path in paths]
     return pd.concat(parts, ignore_index=True)
 

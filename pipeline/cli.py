@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
-from dgrl.processes import die_with_parent
+from dgrl.processes import DEFAULT_BACKEND, Backend, die_with_parent
 from pipeline.params import DatasetName, load_params
 
 PRESETS = Path("presets")
@@ -28,6 +28,14 @@ app = typer.Typer(
 )
 
 DatasetArgument = Annotated[DatasetName, typer.Argument(help="The dataset, one of params.yaml's `datasets`.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)]
+BackendOption = Annotated[
+    Backend,
+    typer.Option(
+        help="processes of this machine, or Ray tasks (extra dgrl[ray]) on the cluster of RAY_ADDRESS.",
+        envvar="DGRL_BACKEND",
+    ),
+]
 logger = logging.getLogger(__name__)
 
 
@@ -52,17 +60,16 @@ def download(dataset: DatasetArgument) -> None:
 
 @app.command()
 def split(
-    dataset: DatasetArgument,
-    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    dataset: DatasetArgument, workers: WorkersOption = None, backend: BackendOption = DEFAULT_BACKEND
 ) -> None:
     """Build the multi-low-resolution (MLR) training, query and gallery tables in data/<dataset>/mlr.
 
-    Same params, same pixels, whatever the number of processes. split.json has the persons, the factors, the
-    options and a digest of each table. Parameters: mlr.
+    Same params, same bytes, whatever the number of processes or the backend. split.json has the persons, the
+    factors, the options and a digest of each table. Parameters: mlr.
     """
     from pipeline.split import split as run
 
-    counts = run(dataset, load_params(), workers)
+    counts = run(dataset, load_params(), workers, backend)
     logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
@@ -99,8 +106,7 @@ def cache_sr(dataset: DatasetArgument) -> None:
 
 @app.command()
 def digest(
-    dataset: DatasetArgument,
-    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    dataset: DatasetArgument, workers: WorkersOption = None, backend: BackendOption = DEFAULT_BACKEND
 ) -> None:
     """Print a digest of each MLR table: of its decoded pixels, ids, cameras and factors.
 
@@ -109,7 +115,7 @@ def digest(
     """
     from pipeline.digest import digest as run
 
-    for table, (images, value) in run(dataset, workers).items():
+    for table, (images, value) in run(dataset, workers, backend).items():
         typer.echo(f"{value}  {table} ({images} images)")
 
 

@@ -7,13 +7,15 @@ import pandas as pd
 from dgrl.errors import InputError
 from dgrl.images import pixel_sha256
 from dgrl.mlr import TABLES, table_digest
-from dgrl.processes import map_shards
+from dgrl.processes import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import read_keys, read_rows, shards
 from pipeline.params import DatasetName
 from pipeline.paths import Paths
 
 
-def digest(dataset: DatasetName, workers: int | None = None) -> dict[str, tuple[int, str]]:
+def digest(
+    dataset: DatasetName, workers: int | None = None, backend: Backend = DEFAULT_BACKEND
+) -> dict[str, tuple[int, str]]:
     """The number of images and the digest of each table of ``data/<dataset>/mlr``.
 
     Raises:
@@ -21,7 +23,7 @@ def digest(dataset: DatasetName, workers: int | None = None) -> dict[str, tuple[
     """
     tables = {table: Paths(dataset).mlr(table) for table in TABLES}
     paths = [path for folder in tables.values() for path in shards(folder)]
-    map_shards(_check_shard, paths, workers=workers, description=f"digest {dataset}")
+    map_shards(_check_shard, paths, workers=workers, description=f"digest {dataset}", backend=backend)
     keys: dict[str, pd.DataFrame] = {table: read_keys(folder) for table, folder in tables.items()}
     return {table: (len(rows), table_digest(rows)) for table, rows in keys.items()}
 

@@ -71,7 +71,7 @@ def _embed(extractor: Extractor, query: ImageBank, gallery: ImageBank) -> tuple[
 
 def _untrained(model_params: ModelParams, params: Params) -> DGRL:
     torch.manual_seed(named_seed("untrained", params.evaluate.seed))
-    return DGRL(model_params.model_copy(update={"weights": "none"}), persons=1)
+    return DGRL(model_params, persons=1)
 
 
 def _figures(ranking: Ranking, query_keys: pd.DataFrame) -> dict[str, float]:

@@ -6,27 +6,39 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from dgrl.files import atomic_file
 from dgrl.mlr import TABLES, Entry, describe, make_row, plan_split
-from dgrl.processes import map_shards
+from dgrl.processes import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import ImageRow, read_keys, read_rows, shards, write_shard
 from pipeline.params import DatasetName, Params
 from pipeline.paths import Paths
 
 
-def split(dataset: DatasetName, params: Params, workers: int | None = None) -> dict[str, int]:
+def split(
+    dataset: DatasetName,
+    params: Params,
+    workers: int | None = None,
+    backend: Backend = DEFAULT_BACKEND,
+) -> dict[str, int]:
     """Write ``data/<dataset>/mlr``; returns the number of images of each table."""
     paths = Paths(dataset)
-    keys = read_keys(paths.images)
+    keys = {shard: read_keys(shard) for shard in shards(paths.images)}
     official = json.loads(paths.official_splits.read_text()) if paths.official_splits.exists() else ()
-    plan = plan_split(keys, dataset, params.mlr, official)
+    plan = plan_split(pd.concat(keys.values()), dataset, params.mlr, official)
+    jobs = [
+        (shard, {name: plan.entries[name] for name in part.image_id if name in plan.entries})
+        for shard, part in keys.items()
+    ]
     building = {table: paths.mlr(f".{table}.tmp") for table in TABLES}
     try:
         map_shards(
-            partial(_split_shard, entries=plan.entries, folders=building),
-            shards(paths.images),
+            partial(_split_shard, folders=building),
+            jobs,
             workers=workers,
             description=f"split {dataset}",
+            backend=backend,
         )
         tables = {table: read_keys(folder) for table, folder in building.items()}
         for table, folder in building.items():
@@ -40,8 +52,9 @@ def split(dataset: DatasetName, params: Params, workers: int | None = None) -> d
     return {table: len(keys) for table, keys in tables.items()}
 
 
-def _split_shard(shard: Path, entries: Mapping[str, tuple[Entry, ...]], folders: Mapping[str, Path]) -> None:
-    """One shard of images to the shard of the same name in each table, which may be empty."""
+def _split_shard(job: tuple[Path, dict[str, tuple[Entry, ...]]], folders: Mapping[str, Path]) -> None:
+    """One shard of images, with its entries, to the shard of that name in each table, which may be empty."""
+    shard, entries = job
     rows: dict[str, list[ImageRow]] = {table: [] for table in folders}
     for row in read_rows(shard):
         for entry in entries.get(row.image_id, ()):

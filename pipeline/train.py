@@ -8,6 +8,7 @@ import torch
 from dvclive.live import Live
 
 import dgrl
+from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from dgrl.training.checkpoint import save_model
 from dgrl.training.image_bank import load_bank
@@ -26,6 +27,12 @@ def train(dataset: DatasetName, params: Params) -> None:
     settings = {name: getattr(params, name).model_dump() for name in ("model", "loss", "augment", "train")}
     settings["threads"] = torch.get_num_threads()  # sums depend on it
     inputs = [hr_table, sr_table, *_CODE]
+    if (weights := params.model.weights_file) is not None:
+        if not weights.is_file():
+            raise InputError(
+                f"params.yaml: model.weights = '{weights}': no such file; allowed: imagenet, none, or a file"
+            )
+        inputs.append(weights)
     with work_folder(f"train-{dataset}", json.dumps(settings), inputs) as work:
         size = params.model.height, params.model.width
         hr, sr = load_bank(hr_table, *size), load_bank(sr_table, *size)

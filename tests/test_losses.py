@@ -1,7 +1,9 @@
 """The losses against the paper's equations written out in float64, and the parameters that each reaches."""
 
 import math
+from collections.abc import Callable
 from itertools import product
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -78,20 +80,49 @@ def slow_wrt(x: Array, persons: list[int]) -> float:
     return total / len(x)
 
 
-def public_negative_weights(negative: Array, others: int) -> Array:
-    """What AGW's code gives: the maximum of -d is taken over a row in which all others are 0, so it is 0, and
-    1e-6 in the denominator then outweighs the underflowing exponentials."""
-    row = np.concatenate([-negative, np.zeros(others)])
-    exponentials = np.exp(-negative - row.max())
-    return np.asarray(exponentials / (exponentials.sum() + 1e-6), float)
+def reference_weights(scores: list[float], masked: int) -> list[float]:
+    """AGW's: its maximum is over a row in which all that is masked is 0; 1e-6 is against a division by 0."""
+    largest = max(scores + [0.0] * masked)
+    total = sum(math.exp(score - largest) for score in scores) + 1e-6
+    return [math.exp(score - largest) / total for score in scores]
 
 
+def slow_reference_wrt(x: Array, persons: list[int]) -> float:
+    """AGW's formula: each anchor is a positive of its own, at a distance of sqrt(1e-12)."""
+    total = 0.0
+    for anchor in range(len(x)):
+        positive, negative = map(list, split_distances(x, persons, anchor))
+        positive.append(1e-6)
+        positive_weights = reference_weights(positive, masked=len(negative))
+        negative_weights = reference_weights([-distance for distance in negative], masked=len(positive))
+        furthest = sum(w * d for w, d in zip(positive_weights, positive, strict=True))
+        closest = sum(w * d for w, d in zip(negative_weights, negative, strict=True))
+        total += math.log1p(math.exp(furthest - closest))
+    return total / len(x)
+
+
+SLOW = {"stable": slow_wrt, "reference": slow_reference_wrt}
+Form = Literal["stable", "reference"]
+
+
+@pytest.mark.parametrize("form", ["stable", "reference"])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
 @pytest.mark.parametrize("persons", [[0, 1, 2, 0, 1, 2], [4, 4, 9, 9, 9, 4, 4]])
-def test_wrt_loss_is_equation_8(scale: float, persons: list[int]) -> None:
+def test_wrt_loss_is_equation_8_or_the_public_code(form: Form, scale: float, persons: list[int]) -> None:
     x = normal(len(persons), 4, name="wrt", scale=scale)
-    actual = wrt_loss(float32(x), torch.tensor(persons))
-    assert actual.item() == pytest.approx(slow_wrt(x, persons), rel=1e-4, abs=1e-6)
+    actual = wrt_loss(torch.from_numpy(x), torch.tensor(persons), form)
+    assert actual.item() == pytest.approx(SLOW[form](x, persons), rel=1e-9)
+    actual = wrt_loss(float32(x), torch.tensor(persons), form)
+    assert actual.item() == pytest.approx(SLOW[form](x, persons), rel=1e-3, abs=1e-6)
+
+
+def test_the_forms_differ_at_small_distances_by_the_anchor() -> None:
+    """Which is a positive of its own in the public code: half of the positive weight, at a distance of 0."""
+    x = np.eye(6) * 0.05 / math.sqrt(2)  # 0.05 apart
+    persons = torch.tensor([0, 1, 2, 0, 1, 2])
+    stable, reference = (wrt_loss(torch.from_numpy(x), persons, form) for form in get_args(Form))
+    assert stable.item() == pytest.approx(math.log(2))
+    assert reference.item() == pytest.approx(math.log1p(math.exp(-0.05 / 2)), abs=1e-3)
 
 
 def test_wrt_gradient_equals_differences_of_the_float64_formula() -> None:
@@ -109,34 +140,41 @@ def test_wrt_gradient_equals_differences_of_the_float64_formula() -> None:
 
 
 def test_wrt_weights_sum_to_one_where_the_public_ones_vanish() -> None:
-    persons = [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    # All nine pictures 32 apart: whatever the weights, sums of one give a margin of 0 and log(1 + exp 0).
-    x = np.eye(9) * 32 / math.sqrt(2)
+    # All pictures of the paper's batch 32 apart: sums of one give a margin of 0 and log(1 + exp 0).
+    persons = [person for person in range(16) for _ in range(6)]
+    x = np.eye(96) * 32 / math.sqrt(2)
     positive, negative = split_distances(x, persons, anchor=0)
-    assert [*positive, *negative] == pytest.approx([32] * 8)
-    assert public_negative_weights(negative, others=3).sum() < 1e-3
-    assert wrt_loss(float32(x), torch.tensor(persons)).item() == pytest.approx(math.log(2), abs=1e-4)
+    assert [*positive, *negative] == pytest.approx([32] * 95)
+    assert sum(reference_weights(list(-negative), masked=6)) == pytest.approx(1.14e-6, rel=1e-2)
+    labels = torch.tensor(persons)
+    assert wrt_loss(float32(x), labels).item() == pytest.approx(math.log(2), abs=1e-4)
+    # No negative is left, and all that is lost is the distance of the positives.
+    assert wrt_loss(float32(x), labels, "reference").item() == pytest.approx(32, abs=1e-3)
 
 
-def test_wrt_at_a_mean_distance_of_32_is_not_the_public_codes() -> None:
+def test_at_a_mean_distance_of_32_the_public_code_pushes_no_negative_away() -> None:
     persons = [0, 0, 0, 1, 1, 1, 2, 2, 2]
     x = normal(9, 128, name="far", scale=2)
-    split = [split_distances(x, persons, anchor) for anchor in range(len(x))]
-    assert np.mean([negative.mean() for _, negative in split]) == pytest.approx(32, abs=1)
-    public = 0.0
-    for positive, negative in split:
-        weights = public_negative_weights(negative, others=3)
-        assert weights.sum() < 1e-3
-        public += float(np.logaddexp(0, softmax(positive) @ positive - weights @ negative)) / len(x)
-    actual = wrt_loss(float32(x), torch.tensor(persons)).item()
-    assert actual == pytest.approx(slow_wrt(x, persons), rel=1e-4)
-    assert public > actual + 20
+    negative = np.concatenate([split_distances(x, persons, anchor)[1] for anchor in range(len(x))])
+    assert negative.mean() == pytest.approx(32, abs=1)
+    forces = {}
+    for form in get_args(Form):
+        leaf = torch.from_numpy(x).requires_grad_()
+        loss = wrt_loss(leaf, torch.tensor(persons), form)
+        assert loss.item() == pytest.approx(SLOW[form](x, persons), rel=1e-9)
+        # Only negatives move the centre of a person's pictures.
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        forces[form] = gradient[:3].sum(dim=0).norm().item()
+    assert slow_reference_wrt(x, persons) > slow_wrt(x, persons) + 20
+    assert forces["stable"] > 1e-2
+    assert forces["reference"] < 1e-4
 
 
-def test_wrt_has_a_finite_gradient_where_pictures_coincide() -> None:
+@pytest.mark.parametrize("form", ["stable", "reference"])
+def test_wrt_has_a_finite_gradient_where_pictures_coincide(form: Form) -> None:
     x = float32(normal(3, 4, name="coincide", scale=3).round().repeat(2, axis=0)).requires_grad_()
     assert torch.equal(x[0], x[1])  # of whole numbers, so that their distance is exactly 0
-    (gradient,) = torch.autograd.grad(wrt_loss(x, torch.tensor([0, 0, 1, 1, 2, 2])), x)
+    (gradient,) = torch.autograd.grad(wrt_loss(x, torch.tensor([0, 0, 1, 1, 2, 2]), form), x)
     assert gradient.isfinite().all()
 
 
@@ -167,12 +205,35 @@ def test_kl_loss_is_equation_12_over_the_six_ordered_pairs() -> None:
 def test_kl_detaches_the_target() -> None:
     """d KL(p_j || p_i) / d s_i = p_i - p_j; nothing comes through p_j."""
     logits = [normal(4, 5, name=f"kl {branch}", scale=2) for branch in range(3)]
-    leaves = [float32(x).requires_grad_() for x in logits]
+    leaves = [torch.from_numpy(x).requires_grad_() for x in logits]
     gradients = torch.autograd.grad(kl_loss(leaves), leaves)
     p = [softmax(x) for x in logits]
     for i, gradient in enumerate(gradients):
         expected = sum(p[i] - p[j] for j in range(3) if j != i) / 4
-        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+# ---- Gradients ----
+
+
+@pytest.mark.parametrize(
+    ("loss", "shapes"),
+    [
+        (lambda x: id_loss(x, BOTH, 0.1), [(6, 3)]),
+        (lambda x: wrt_loss(x, BOTH.repeat(2), "stable"), [(12, 4)]),
+        (lambda x: wrt_loss(x, BOTH.repeat(2), "reference"), [(12, 4)]),
+        (l1_loss, [(2, 3, 2, 2), (2, 3, 2, 2)]),
+    ],
+    ids=["id", "wrt stable", "wrt reference", "l1"],
+)
+def test_gradients_equal_finite_differences(
+    loss: Callable[..., Tensor], shapes: list[tuple[int, ...]]
+) -> None:
+    """In float64. KL detaches its target, which differences cannot: it has a test of its own, above."""
+    leaves = [
+        torch.from_numpy(normal(*s, name=f"gradcheck {i}")).requires_grad_() for i, s in enumerate(shapes)
+    ]
+    assert torch.autograd.gradcheck(loss, leaves)
 
 
 # ---- Their sum, eq. 13 ----
@@ -220,6 +281,16 @@ def test_a_switch_drops_its_terms_and_changes_no_other(output: Output, off: str,
     rest = loss_terms(output, PERSONS, LossParams().model_copy(update={off: False}))
     assert set(rest) == ALL_TERMS - dropped
     assert all(torch.equal(rest[name], whole[name]) for name in rest)
+
+
+def test_the_form_of_wrt_is_the_parameters(output: Output) -> None:
+    stable = loss_terms(output, PERSONS, LossParams())
+    reference = loss_terms(output, PERSONS, LossParams(wrt_form="reference"))
+    for branch, name in enumerate(["wrt", "wrt_side2", "wrt_side3"]):
+        weight = 0.5 if branch else 1.0
+        expected = weight * wrt_loss(output.embeddings[branch], BOTH, "reference")
+        assert reference[name].item() == pytest.approx(expected.item())
+        assert reference[name].item() != pytest.approx(stable[name].item(), rel=1e-2)
 
 
 def test_one_branch_has_no_side_terms_and_no_kl(output: Output) -> None:
@@ -304,9 +375,12 @@ def test_the_defaults_are_the_papers() -> None:
     assert params.wrt
     assert params.l1
     assert params.kl
+    assert params.wrt_form == "stable"
 
 
-@pytest.mark.parametrize("wrong", [{"gamma": -1.0}, {"label_smoothing": 1.0}, {"wrt": "yes"}, {"delta": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"gamma": -1.0}, {"label_smoothing": 1.0}, {"wrt": "yes"}, {"wrt_form": "agw"}, {"delta": 1.0}]
+)
 def test_a_wrong_value_is_named(wrong: dict[str, float | str]) -> None:
     with pytest.raises(InputError, match=rf"loss\.{next(iter(wrong))}"):
         LossParams.parse(wrong, "loss")

@@ -72,6 +72,16 @@ def test_a_killed_worker_is_named() -> None:
         map_shards(_kill_self, range(4), workers=2, description="reading")
 
 
+def test_ray_where_it_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'dgrl\[ray\]'"):
+        map_shards(_reject, [0], description="reading", backend="ray")
+
+
+def test_ray_is_not_started_for_no_shards() -> None:
+    assert map_shards(_reject, [], description="nothing", backend="ray") == []
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
 def test_usable_cores_respects_the_affinity() -> None:
     before = os.sched_getaffinity(0)

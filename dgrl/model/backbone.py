@@ -2,14 +2,12 @@
 
 import copy
 from dataclasses import dataclass
-from urllib.error import URLError
 
 import torchvision
 from torch import nn
 
-from dgrl.errors import InputError
 from dgrl.model.nonlocal_block import NonLocalBlock
-from dgrl.model.params import BackboneName, WeightsName
+from dgrl.model.params import BackboneName
 
 STEM_CHANNELS = 64
 NON_LOCAL_LAYER2, NON_LOCAL_LAYER3 = 2, 3  # blocks that get a non-local block behind them, as in AGW
@@ -30,27 +28,14 @@ class Backbone:
     channels: int
 
 
-def build_backbone(name: BackboneName, weights: WeightsName, last_stride: int) -> Backbone:
-    """A torchvision ResNet without its pooling and classifier.
+def build_backbone(name: BackboneName, last_stride: int) -> Backbone:
+    """A torchvision ResNet without its pooling and classifier, with weights of torch's global generator.
 
     Args:
         name: torchvision's name.
-        weights: ``imagenet`` downloads torchvision's IMAGENET1K_V1 weights, ``none`` draws them from torch's
-            global generator.
         last_stride: stride of layer4: 2 is the ResNet's own, 1 keeps a finer map.
-
-    Raises:
-        InputError: if the weights cannot be downloaded.
     """
-    try:
-        resnet = torchvision.models.get_model(
-            name, weights="IMAGENET1K_V1" if weights == "imagenet" else None
-        )
-    except (URLError, OSError) as error:
-        raise InputError(
-            f"model.weights = 'imagenet': {name}'s weights cannot be downloaded ({error}); go online once, "
-            "put the file into torch's hub cache, or set model.weights to none"
-        ) from None
+    resnet = torchvision.models.get_model(name)
     _set_stride(resnet.layer4[0], last_stride)
     stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
     layers = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class GeM(nn.Module):
-    """(mean x^p)^(1/p) over the pixels, with a learnable p, in float32.
+    """(mean x^p)^(1/p) over the pixels, with a learnable p, in float32 or better.
 
     Shape: [B, C, H, W] -> [B, C].
     """
@@ -19,4 +19,5 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.float().clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)

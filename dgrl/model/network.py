@@ -76,16 +76,16 @@ class Head(nn.Module):
 
 
 class DGRL(nn.Module):
-    """Two unshared stems, a shared ResNet, two side branches, three heads.
+    """Two unshared stems, a shared ResNet, two side branches, three heads, all of them with random weights.
 
     Args:
-        params: the ``model`` section.
+        params: the ``model`` section; ``initialise`` follows its ``weights``.
         persons: number of training persons.
     """
 
     def __init__(self, params: ModelParams, persons: int) -> None:
         super().__init__()
-        backbone = build_backbone(params.backbone, params.weights, params.last_stride)
+        backbone = build_backbone(params.backbone, params.last_stride)
         layer1, layer2, layer3, layer4 = backbone.layers
         self.stems = nn.ModuleDict({stream: _stem(backbone.stem, params) for stream in ("hr", "sr")})
         self.side2: nn.Module | None = None

@@ -1,13 +1,15 @@
 """``model:`` of params.yaml; a module without torch, which takes seconds to import."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dgrl.config import Section
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-WeightsName = Literal["none", "imagenet"]
+WEIGHTS_NAMES = ("imagenet", "none")
+WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".pth.tar")
 Size = Annotated[int, Field(ge=32, multiple_of=16)]
 
 
@@ -15,7 +17,7 @@ class ModelParams(Section):
     """``model:`` of params.yaml. The defaults are the paper's (IV-C); (d) marks what it leaves open."""
 
     backbone: BackboneName = "resnet50"
-    weights: WeightsName = "imagenet"  # (d)
+    weights: str = "imagenet"  # (d) to start from: imagenet, none (random), or a file
     height: Size = 256  # pixels
     width: Size = 128  # pixels
     last_stride: Literal[1, 2] = 1  # (d) stride of layer4
@@ -28,3 +30,17 @@ class ModelParams(Section):
     groups: Annotated[int, Field(ge=1)] = 32  # K of GALN
     dimension: Annotated[int, Field(ge=1)] = 512  # (d) of F
     group_hidden: Annotated[int, Field(ge=1)] = 256  # (d) hidden width of the group probability network
+
+    @field_validator("weights")
+    @classmethod
+    def _name_or_file(cls, weights: str) -> str:
+        if weights not in WEIGHTS_NAMES and not weights.endswith(WEIGHTS_FILES):
+            raise ValueError(
+                f"allowed: {', '.join(WEIGHTS_NAMES)}, or a file that ends in {', '.join(WEIGHTS_FILES)}"
+            )
+        return weights
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that ``weights`` names, whether it exists or not; None if it names none."""
+        return None if self.weights in WEIGHTS_NAMES else Path(self.weights)

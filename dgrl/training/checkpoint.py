@@ -49,7 +49,6 @@ def load_model(path: Path) -> tuple[DGRL, ModelParams]:
     if "model" not in metadata:
         raise InputError(f"{path} is not a DGRL model: its header has no 'model' entry")
     params = ModelParams.parse(json.loads(metadata["model"]), "model", str(path))
-    # Its own weights follow: nothing is downloaded.
-    model = DGRL(params.model_copy(update={"weights": "none"}), int(metadata["persons"]))
+    model = DGRL(params, int(metadata["persons"]))
     model.load_state_dict(load_file(path))
     return model.eval(), params

@@ -24,6 +24,7 @@ class LossParams(Section):
     beta2: Weight = 0.5  # WRT of the side branch from stage 3, eq. 9
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # xi of eq. 6
     wrt: bool = True  # Table II
+    wrt_form: Literal["stable", "reference"] = "stable"  # (d) reference: AGW's public code
     l1: bool = True  # Table II
     kl: bool = True  # Table II
 

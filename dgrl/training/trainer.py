@@ -16,6 +16,7 @@ from dgrl.errors import InputError
 from dgrl.losses import loss_terms
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
+from dgrl.model.weights import initialise
 from dgrl.progress import progress
 from dgrl.random import named_seed
 from dgrl.training.augment import augment, draw
@@ -119,6 +120,7 @@ def train(
     schedule = Schedule(params, sampler.batches_per_epoch)
     torch.manual_seed(named_seed("network", params.seed))
     model = DGRL(model_params, persons).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    initialise(model, model_params)
     optimizer = torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=params.learning_rate,
