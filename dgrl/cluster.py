@@ -39,7 +39,8 @@ def map_on_ray(
     Args:
         function: a module's function or a ``functools.partial`` of one; it may run twice on one shard.
         shards: the arguments, one per call.
-        workers: tasks in flight; default twice the cores of the cluster, so that none waits for this process.
+        workers: tasks in flight; default one more than the cores of the cluster, so that one is always ready
+            and an autoscaler sees that more cores are wanted.
         description: what the progress bar and Ray's list of tasks say.
 
     Returns:
@@ -48,8 +49,8 @@ def map_on_ray(
     Raises:
         InputError: if Ray is not installed, the cluster does not answer, or a node lacks the directory.
         RuntimeError: if Ray lost a shard more often than it is tried again.
-        Exception: the first error of ``function``, as it is; shards not yet begun are dropped, and those
-            that run are interrupted and waited for.
+        Exception: the first error of ``function``, as it is; shards not in flight are dropped, the others
+            waited for.
     """
     if not shards:
         return []
@@ -130,16 +131,15 @@ def _completed(
             yield flying[done], pickle.loads(ray.get(done))
             del flying[done]
     finally:
-        # The caller may delete what the shards write, so none may be at work when it hears of an error.
-        for reference in flying:
-            ray.cancel(reference)
+        # The caller may delete what the shards write, so none may be at work when it hears of an error. No
+        # ray.cancel: where it meets a task that is just being sent, it aborts this process.
         if flying:
             ray.wait(list(flying), num_returns=len(flying))
 
 
 def _width(ray: ModuleType) -> int:
-    """How many tasks to have in flight, now: nodes come and go."""
-    return max(2, 2 * int(ray.cluster_resources().get("CPU", 0)))
+    """How many tasks to have in flight, now (nodes come and go): all cores busy, and one task waiting."""
+    return 1 + int(ray.cluster_resources().get("CPU", 0))
 
 
 def _call(function: Callable[[T], R], shard: T, folder: Path) -> bytes:

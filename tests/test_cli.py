@@ -28,7 +28,18 @@ from dgrl.tables import read_keys, read_rows, shards, write_table
 from pipeline.cli import main
 
 ROOT = Path(__file__).parents[1]
-SUBCOMMANDS = ("download", "split", "pretrain-sr", "cache-sr", "train", "evaluate", "preset", "digest")
+SUBCOMMANDS = (
+    "download",
+    "split",
+    "pretrain-sr",
+    "cache-sr",
+    "train",
+    "evaluate",
+    "preset",
+    "digest",
+    "ablate",
+    "table",
+)
 IMAGES, MLR = Path("data/synthetic/images"), Path("data/synthetic/mlr")
 
 Command = Callable[..., tuple[int, str]]
