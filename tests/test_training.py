@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dgrl.errors import InputError
 from dgrl.model.network import DGRL
@@ -166,6 +167,20 @@ def test_a_published_model_comes_back(tmp_path: Path) -> None:
     assert torch.equal(loaded.embed(images, "sr"), model.embed(images, "sr"))
 
 
+def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
+    """safetensors orders the entries of a header's metadata at random: more than one would be a toss-up."""
+    model = DGRL(MODEL, 5)
+    written = set()
+    for attempt in range(16):
+        path = tmp_path / f"{attempt}.safetensors"
+        save_model(path, model, MODEL, 5)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist; run the train stage"):
         load_model(tmp_path / "missing.safetensors")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="is not a DGRL model: its header has no 'dgrl' entry"):
+        load_model(tmp_path / "other.safetensors")

@@ -31,9 +31,10 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 def save_model(path: Path, model: DGRL, params: ModelParams, persons: int) -> None:
     """Publish the weights as safetensors, with all that ``load_model`` needs in the header."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"model": params.model_dump_json(), "persons": str(persons)}
+    # One entry: safetensors writes several in an order that changes from one process to the next.
+    config = json.dumps({"model": params.model_dump(mode="json"), "persons": persons})
     with atomic_file(path) as building:
-        save_file(state, building, metadata)
+        save_file(state, building, {"dgrl": config})
 
 
 def load_model(path: Path) -> tuple[DGRL, ModelParams]:
@@ -46,9 +47,10 @@ def load_model(path: Path) -> tuple[DGRL, ModelParams]:
         raise InputError(f"{path} does not exist; run the train stage first (dvc repro train)")
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    if "model" not in metadata:
-        raise InputError(f"{path} is not a DGRL model: its header has no 'model' entry")
-    params = ModelParams.parse(json.loads(metadata["model"]), "model", str(path))
-    model = DGRL(params, int(metadata["persons"]))
+    if "dgrl" not in metadata:
+        raise InputError(f"{path} is not a DGRL model: its header has no 'dgrl' entry")
+    config = json.loads(metadata["dgrl"])
+    params = ModelParams.parse(config["model"], "model", str(path))
+    model = DGRL(params, config["persons"])
     model.load_state_dict(load_file(path))
     return model.eval(), params
