@@ -1,5 +1,6 @@
-"""Files that exist whole or not at all: write to a temporary name, then rename."""
+"""Files that exist whole or not at all: write to a temporary name, then rename. And their digests."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -34,3 +35,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         building.rename(path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgrl.model.network import Output
+from dgrl.model.precision import at_least_float32
 from dgrl.training.params import LossParams
 
 BRANCHES = ("", "_side2", "_side3")  # main, ' and '' of eq. 7 and 9
@@ -21,7 +22,7 @@ def id_loss(logits: Tensor, persons: Tensor, label_smoothing: float) -> Tensor:
         persons: class of each picture [B], int64.
         label_smoothing: xi.
     """
-    return F.cross_entropy(_float32(logits), persons, label_smoothing=label_smoothing)
+    return F.cross_entropy(at_least_float32(logits), persons, label_smoothing=label_smoothing)
 
 
 def wrt_loss(embeddings: Tensor, persons: Tensor, form: Literal["stable", "reference"] = "stable") -> Tensor:
@@ -38,7 +39,7 @@ def wrt_loss(embeddings: Tensor, persons: Tensor, form: Literal["stable", "refer
         embeddings: F before the batch norm [B, D].
         persons: [B], int64; each person has two pictures or more, and there are two persons or more.
     """
-    distances = pairwise_distances(_float32(embeddings))
+    distances = pairwise_distances(at_least_float32(embeddings))
     same = persons[:, None] == persons[None, :]
     if form == "reference":
         positive, negative = _reference_weights(distances, same), _reference_weights(-distances, ~same)
@@ -58,7 +59,7 @@ def pairwise_distances(x: Tensor) -> Tensor:
 
 def l1_loss(shallow_hr: Tensor, shallow_sr: Tensor) -> Tensor:
     """Smooth L1 between f_h and f_s (eq. 5), mean over all elements (d)."""
-    return F.smooth_l1_loss(_float32(shallow_hr), _float32(shallow_sr))
+    return F.smooth_l1_loss(at_least_float32(shallow_hr), at_least_float32(shallow_sr))
 
 
 def kl_loss(logits: list[Tensor]) -> Tensor:
@@ -67,7 +68,7 @@ def kl_loss(logits: list[Tensor]) -> Tensor:
     Args:
         logits: of each branch, [B, N].
     """
-    log_p = [F.log_softmax(_float32(branch), dim=1) for branch in logits]
+    log_p = [F.log_softmax(at_least_float32(branch), dim=1) for branch in logits]
     pairs = [
         F.kl_div(log_p[i], log_p[j].detach(), reduction="batchmean", log_target=True)
         for i, j in permutations(range(len(log_p)), 2)
@@ -103,11 +104,6 @@ def loss_terms(output: Output, persons: Tensor, params: LossParams) -> dict[str,
     if params.kl and len(output.logits) > 1:
         terms["kl"] = kl_loss(output.logits)
     return terms
-
-
-def _float32(x: Tensor) -> Tensor:
-    """Not less than float32, whatever autocast gave; float64 stays."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _masked_softmax(x: Tensor, mask: Tensor) -> Tensor:

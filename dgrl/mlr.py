@@ -20,10 +20,9 @@ from dgrl.config import Section
 from dgrl.errors import InputError
 from dgrl.images import Image
 from dgrl.random import named_generator, named_seed
-from dgrl.tables import ImageRow
+from dgrl.tables import DISTRACTOR, JUNK, ImageRow
 
 TABLES = ("train_hr", "train_lr", "query", "gallery")
-DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery pictures of nobody; pictures to be ignored
 
 Factor = Annotated[int, Field(ge=2, le=8)]
 
@@ -254,15 +253,15 @@ def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> di
     The partner is the one with the smallest number named after both, so an image that is added or removed
     changes its own pairs and those it is drawn for, and no other.
     """
+
+    def number(pair: tuple[str, str]) -> int:
+        return named_seed("pair", params.seed, dataset, params.trial, *pair)
+
     pairs: set[tuple[str, str]] = set()
     for _, images in training.groupby("person_id"):
         hr, lr = images.image_id[~images.is_lr], images.image_id[images.is_lr]
         if hr.empty or lr.empty:
             continue
-
-        def number(pair: tuple[str, str]) -> int:
-            return named_seed("pair", params.seed, dataset, params.trial, *pair)
-
         pairs |= {min(((high, low) for low in lr), key=number) for high in hr}
         pairs |= {min(((high, low) for high in hr), key=number) for low in lr}
     factors = dict(zip(training.image_id, training.factor, strict=True))

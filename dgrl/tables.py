@@ -32,6 +32,7 @@ from dgrl.files import atomic_file, atomic_folder
 from dgrl.images import Image, decode, encode_png, pixel_sha256
 
 ROWS_PER_SHARD = 1024
+DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery pictures of nobody; pictures to be ignored
 KEYS = ["image_id", "person_id", "camera_id", "subset", "factor", "width", "height", "pixel_sha256"]
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -9,14 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, nearest, rank, single_shot_draws
+from dgrl.evaluation.ranking import DISTRACTOR as NOBODY
+from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
 from dgrl.evaluation.report import Example, Match, choose_examples, render
 from dgrl.extractor import Extractor
 from dgrl.files import atomic_folder
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
 from dgrl.random import named_seed
-from dgrl.tables import read_rows
+from dgrl.tables import DISTRACTOR, read_rows
 from dgrl.training.checkpoint import load_model
 from dgrl.training.image_bank import ImageBank, load_bank
 from pipeline.params import DatasetName, Params
@@ -60,7 +61,7 @@ def _embed(extractor: Extractor, query: ImageBank, gallery: ImageBank) -> tuple[
     """Queries through the SR stem, gallery through the HR stem (III-B), with common integer codes."""
     keys = pd.concat([query.keys, gallery.keys])
     persons = pd.factorize(keys.person_id, sort=True)[0]
-    persons[(keys.subset == "distractor").to_numpy()] = DISTRACTOR
+    persons[(keys.subset == DISTRACTOR).to_numpy()] = NOBODY
     cameras = pd.factorize(keys.camera_id, sort=True)[0]
     cut = len(query)
     return (

@@ -1,10 +1,7 @@
 """The paper's tables of the project's own experiments: mean and deviation beside the paper's figures."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, cast, get_args
 
 import pandas as pd
@@ -15,39 +12,10 @@ from pipeline.ablate import experiments
 from pipeline.paper import DATASET_TITLES, TABLES, Figures, Row, Table, TableFormat, TableName
 from pipeline.params import DatasetName
 from pipeline.paths import Paths
+from pipeline.render import RANKS, Line, render
 
-_RANKS = ("rank1", "rank5", "rank10")
 _SEEDS = ("train.seed", "mlr.trial")  # what the mean is over
-_KEYS = ("experiment", "commit", "dataset", *_RANKS)
-_DASH = "-"
-
-Header = tuple[str, str]  # of a column: its group, its name
-Grid = tuple[list[Header], list[list[str]]]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of a table on one dataset.
-
-    Args:
-        dataset: the dataset.
-        row: the row's label.
-        settings: params that differ from other lines' on this dataset; empty if none do.
-        n: number of runs.
-        mean: over the runs, percent; None without a run.
-        std: sample standard deviation; None with less than two runs.
-        paper: the paper's figures.
-        ours: whether experiments make this row; else it is the paper's alone.
-    """
-
-    dataset: str
-    row: str
-    settings: str
-    n: int
-    mean: Figures | None
-    std: Figures | None
-    paper: Figures | None
-    ours: bool
+_KEYS = ("experiment", "commit", "dataset", *RANKS)
 
 
 def table(
@@ -117,7 +85,7 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
         if stale := _stale(figures.get("options", {}), params):
             states.append(f"out of date on {dataset} (its figures are of another {stale})")
             continue
-        ranks = {rank: figures[rank] for rank in _RANKS}
+        ranks = {rank: figures[rank] for rank in RANKS}
         records.append({"experiment": experiment["name"], "dataset": dataset, **ranks, **params})
     return records, states if records or states else ["unevaluated"]
 
@@ -271,7 +239,7 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
     repeats = runs.duplicated(keys)
     if not repeats.any():
         return runs, []
-    agree = repeats.equals(runs.duplicated([*keys, *_RANKS]))
+    agree = repeats.equals(runs.duplicated([*keys, *RANKS]))
     figures = "" if agree else ", though their figures differ (the first of each in dvc exp show counts)"
     names = ", ".join(runs.experiment[repeats][:5])
     return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{figures}"]
@@ -308,7 +276,7 @@ def _setting(run: pd.Series, keys: Sequence[str]) -> str:
 
 
 def _line(table: Table, row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
-    figures = runs[list(_RANKS)].astype(float)
+    figures = runs[list(RANKS)].astype(float)
     mean = cast(Figures, tuple(figures.mean())) if len(runs) else None
     std = cast(Figures, tuple(figures.std(ddof=1))) if len(runs) > 1 else None
     paper = row.paper.get(table.paper_dataset or dataset)
@@ -331,164 +299,3 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-# From lines to text
-
-
-def render(lines: Sequence[Line], table: Table, form: TableFormat) -> str:
-    """The table as text, ending in a line break."""
-    if form == "csv":
-        return _csv(lines)
-    grid = _wide(lines, table) if table.wide else _long(lines, table)
-    caption = f"{table.caption}. Rank-k in percent, mean and standard deviation over n runs"
-    if table.paper_dataset:
-        caption += f"; the paper's are on {DATASET_TITLES[table.paper_dataset]}"
-    return (_markdown if form == "markdown" else _latex)(grid, f"{caption}.")
-
-
-def _csv(lines: Sequence[Line]) -> str:
-    """A record a line, in numbers; what is not known is empty."""
-    columns = [
-        "dataset",
-        "row",
-        "settings",
-        "n",
-        *_RANKS,
-        *(f"{rank}_std" for rank in _RANKS),
-        *(f"paper_{rank}" for rank in _RANKS),
-    ]
-    empty = (None, None, None)
-    records = [
-        (
-            line.dataset,
-            line.row,
-            line.settings,
-            str(line.n) if line.ours else "",
-            *(line.mean or empty),
-            *(line.std or empty),
-            *(line.paper or empty),
-        )
-        for line in lines
-    ]
-    return pd.DataFrame(records, columns=columns).to_csv(index=False, float_format="%.2f")
-
-
-def _long(lines: Sequence[Line], table: Table) -> Grid:
-    """Block under block, ours and the paper's figures side by side."""
-    ranks = [_rank_title(rank) for rank in _RANKS]
-    header = [("", "Dataset"), ("", table.heading), ("", "Settings"), ("", "n")]
-    header += [("", rank) for rank in ranks] + [("Paper", rank) for rank in ranks]
-    cells = [
-        [
-            _title(line.dataset),
-            line.row,
-            line.settings,
-            str(line.n),
-            *_cells(line.mean, line.std),
-            *_cells(line.paper),
-        ]
-        for line in lines
-    ]
-    return _without_empty((header, cells))
-
-
-def _wide(lines: Sequence[Line], table: Table) -> Grid:
-    """The datasets side by side, the paper's figures and ours one below the other."""
-    datasets = list(dict.fromkeys(line.dataset for line in lines))
-    found = {(line.row, line.settings, line.dataset): line for line in lines}
-    ran = {line.row for line in lines if line.n}
-    rows = dict.fromkeys((line.row, line.settings) for line in lines if line.n or line.row not in ran)
-    header = [("", table.heading), ("", "Settings")]
-    header += [(_title(name), column) for name in datasets for column in (*map(_rank_title, _RANKS), "n")]
-    cells = [
-        [*row, *(cell for name in datasets for cell in _wide_cells(found.get((*row, name))))] for row in rows
-    ]
-    return _without_empty((header, cells))
-
-
-def _wide_cells(line: Line | None) -> list[str]:
-    if line is None or not line.ours:
-        return [*_cells(line.paper if line else None), ""]
-    return [*_cells(line.mean, line.std), str(line.n) if line.n else ""]
-
-
-def _cells(mean: Figures | None, std: Figures | None = None) -> list[str]:
-    if mean is None:
-        return [_DASH] * len(_RANKS)
-    if std is None:
-        return [f"{value:.1f}" for value in mean]
-    return [f"{value:.1f} ± {deviation:.1f}" for value, deviation in zip(mean, std, strict=True)]
-
-
-def _title(dataset: str) -> str:
-    return DATASET_TITLES.get(dataset, dataset)
-
-
-def _rank_title(rank: str) -> str:
-    return f"Rank-{rank.removeprefix('rank')}"
-
-
-def _without_empty(grid: Grid) -> Grid:
-    """Leave out the columns that say nothing: settings that do not differ, figures that the paper has not."""
-    header, rows = grid
-    kept = [i for i, (group, _) in enumerate(header) if _says(group, [row[i] for row in rows])]
-    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
-
-
-def _says(group: str, cells: Sequence[str]) -> bool:
-    return any(cells) and not (group == "Paper" and set(cells) == {_DASH})
-
-
-def _markdown(grid: Grid, caption: str) -> str:
-    header, rows = grid
-    names = [" ".join(filter(None, column)) for column in header]
-    table = [[cell.replace("|", r"\|") for cell in row] for row in [names, *rows]]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    table.insert(1, ["-" * width for width in widths])
-    padded = (" | ".join(map(str.ljust, row, widths)) for row in table)
-    return caption + "\n\n" + "".join(f"| {row} |\n" for row in padded)
-
-
-def _latex(grid: Grid, caption: str) -> str:
-    """A table environment for the package booktabs."""
-    header, rows = grid
-    lines = [*_latex_groups(header), _latex_row([name for _, name in header]), r"\midrule"]
-    lines += [_latex_row(row) for row in rows]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex_text(caption)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(header)}}}",
-            r"\toprule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def _latex_groups(header: Sequence[Header]) -> list[str]:
-    """The line of group titles over their columns, and the rules below them; nothing without groups."""
-    spans = [(group, len(list(columns))) for group, columns in groupby(group for group, _ in header)]
-    cells, rules, start = [], [], 1
-    for group, width in spans:
-        if group:
-            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{_latex_text(group)}}}")
-            rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
-        else:
-            cells += [""] * width
-        start += width
-    return [" & ".join(cells) + r" \\", " ".join(rules)] if rules else []
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_latex_text, cells)) + r" \\"
-
-
-def _latex_text(text: str) -> str:
-    escaped = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
-    return escaped.replace("±", r"$\pm$")

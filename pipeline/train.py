@@ -8,8 +8,8 @@ import torch
 from dvclive.live import Live
 
 import dgrl
-from dgrl.errors import InputError
 from dgrl.files import atomic_file
+from dgrl.model.weights import require_file
 from dgrl.training.checkpoint import save_model
 from dgrl.training.image_bank import load_bank
 from dgrl.training.trainer import train as train_network
@@ -28,10 +28,7 @@ def train(dataset: DatasetName, params: Params) -> None:
     settings["threads"] = torch.get_num_threads()  # sums depend on it
     inputs = [hr_table, sr_table, *_CODE]
     if (weights := params.model.weights_file) is not None:
-        if not weights.is_file():
-            raise InputError(
-                f"params.yaml: model.weights = '{weights}': no such file; allowed: imagenet, none, or a file"
-            )
+        require_file(weights)  # else the work folder would ask for the stage that writes it
         inputs.append(weights)
     with work_folder(f"train-{dataset}", json.dumps(settings), inputs) as work:
         size = params.model.height, params.model.width

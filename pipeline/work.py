@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgrl.errors import InputError
+from dgrl.files import sha256
 
 
 @contextmanager
@@ -50,5 +51,5 @@ def _digest(settings: str, inputs: Iterable[Path]) -> str:
         for file in files:
             if "__pycache__" not in file.parts:
                 digest.update(file.name.encode())
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
+                digest.update(bytes.fromhex(sha256(file)))
     return digest.hexdigest()

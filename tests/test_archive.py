@@ -5,9 +5,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import archives
 import cv2
 import numpy as np
 import pytest
+from archives import Members, message_of
 
 from dgrl.datasets.archive import Picture, open_archive
 from dgrl.errors import InputError
@@ -22,19 +24,12 @@ def picture(value: int) -> bytes:
 CONTENT = {name: picture(value) for value, name in enumerate(NAMES)}
 
 
-def pack(folder: Path, members: dict[str, bytes] = CONTENT, compression: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(folder / "x.zip", "w", compression) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return folder / "x.zip"
+def pack(folder: Path, members: Members = CONTENT, compression: int = zipfile.ZIP_STORED) -> Path:
+    return archives.pack(folder / "x.zip", members, compression)
 
 
-def unpack(folder: Path, members: dict[str, bytes] = CONTENT) -> Path:
-    for name, data in members.items():
-        file = folder / "x" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return folder / "x"
+def unpack(folder: Path, members: Members = CONTENT) -> Path:
+    return archives.unpack(folder / "x", members)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -46,17 +41,6 @@ def parse(name: str) -> Picture | None:
     """``a/1.png`` is person 1 seen by camera a."""
     camera, _, file = name.partition("/")
     return Picture(file.removesuffix(".png"), file[0], camera, "all", name) if name.endswith("png") else None
-
-
-def error_of(read: Callable[[Path], object], path: Path) -> str:
-    before = sorted(path.parent.rglob("*"))
-    with pytest.raises(InputError) as caught:
-        read(path)
-    assert sorted(path.parent.rglob("*")) == before
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(path) in message
-    return message
 
 
 @pytest.mark.parametrize("form", [pack, unpack])
@@ -98,20 +82,20 @@ def test_pictures_are_sorted_by_image_id_and_other_files_left_out(tmp_path: Path
 
 
 def test_a_missing_archive(tmp_path: Path) -> None:
-    assert "does not exist; put the archive there" in error_of(contents, tmp_path / "x.zip")
+    assert "does not exist; put the archive there" in message_of(contents, tmp_path / "x.zip")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
 def test_a_file_that_is_no_zip(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.zip").write_bytes(content)
-    assert "no whole zip archive" in error_of(contents, tmp_path / "x.zip")
+    assert "no whole zip archive" in message_of(contents, tmp_path / "x.zip")
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
 def test_a_truncated_zip(tmp_path: Path, kept: float) -> None:
     path = pack(tmp_path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    assert "truncated" in error_of(contents, path)
+    assert "truncated" in message_of(contents, path)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
@@ -137,7 +121,7 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
     changed = bytearray(picture(1))
     changed[-1] ^= 1  # one bit: perhaps still a picture, but not the one that was packed
     path.write_bytes(path.read_bytes().replace(picture(1), changed))
-    message = error_of(contents, path)
+    message = message_of(contents, path)
     assert "b/2.png cannot be read (Bad CRC-32" in message
     assert "get the archive again" in message
 
@@ -153,7 +137,7 @@ def test_a_member_that_cannot_be_unpacked(tmp_path: Path, offset: int, value: in
     struct.pack_into("<H", content, local + offset, value)  # flags or method of the last member
     struct.pack_into("<H", content, central + offset + 2, value)
     path.write_bytes(content)
-    message = error_of(contents, path)
+    message = message_of(contents, path)
     assert "b/2.png cannot be unpacked" in message
     assert said in message
     assert "give the folder" in message
@@ -163,7 +147,7 @@ def test_two_files_of_the_same_name(tmp_path: Path) -> None:
     path = pack(tmp_path)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("b/2.png", b"x")
-    assert "has two files called b/2.png" in error_of(contents, path)
+    assert "has two files called b/2.png" in message_of(contents, path)
 
 
 @pytest.mark.parametrize("form", [pack, unpack])
@@ -173,7 +157,7 @@ def test_two_pictures_of_the_same_id(tmp_path: Path, form: Callable[..., Path]) 
             opened.pictures(parse, "a/1.png")
 
     path = form(tmp_path, {"a/1.png": b"", "b/1.png": b""})
-    assert "has picture 1 twice (a/1.png, b/1.png); keep one" in error_of(read, path)
+    assert "has picture 1 twice (a/1.png, b/1.png); keep one" in message_of(read, path)
 
 
 @pytest.mark.parametrize("form", [pack, unpack])
@@ -188,7 +172,7 @@ def test_an_archive_of_another_dataset(
             opened.pictures(parse, "a/1.png")
 
     (tmp_path / "x").mkdir()
-    message = error_of(read, form(tmp_path, members))
+    message = message_of(read, form(tmp_path, members))
     assert f"has no file like a/1.png ({held}); give the official archive" in message
 
 
@@ -206,4 +190,4 @@ def test_a_picture_that_is_none(tmp_path: Path, form: Callable[..., Path], data:
         with open_archive(path) as opened:
             opened.row(Picture("1", "1", "a", "all", "a/1.png"))
 
-    assert said in error_of(read, form(tmp_path, {"a/1.png": data}))
+    assert said in message_of(read, form(tmp_path, {"a/1.png": data}))

@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from archives import Members, message_of, pack, unpack
 
 from dgrl.datasets import caviar
-from dgrl.errors import InputError
 from dgrl.mlr import MlrParams, plan_split
 from dgrl.tables import KEYS, ImageRow
 
 REAL = Path(__file__).parents[2] / "shared/data/CAVIAR4REID.zip"
-Members = dict[str, bytes]
 
 
 def jpeg(value: int) -> bytes:
@@ -35,21 +34,6 @@ def small() -> Members:
     }
 
 
-def pack(path: Path, members: Members) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
-def unpack(folder: Path, members: Members) -> Path:
-    for name, data in members.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return folder
-
-
 @pytest.fixture
 def three_persons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caviar, "PERSONS", 3)
@@ -57,12 +41,7 @@ def three_persons(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def error_of(archive: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        list(caviar.images(archive))
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(archive) in message
-    return message
+    return message_of(lambda path: list(caviar.images(path)), archive)
 
 
 # The real archive

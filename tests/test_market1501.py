@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from archives import Members, message_of, pack, unpack
 
 from dgrl.datasets import market1501
 from dgrl.errors import InputError
@@ -19,7 +20,6 @@ from dgrl.tables import KEYS, ImageRow
 
 REAL = Path(__file__).parents[2] / "shared/data/Market-1501-v15.09.15.train-only.zip"
 ROOT = "Market-1501-v15.09.15/"
-Members = dict[str, bytes]
 
 
 def jpeg(value: int) -> bytes:
@@ -51,21 +51,6 @@ def small() -> Members:
     }
 
 
-def pack(path: Path, members: Members) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
-def unpack(folder: Path, members: Members) -> Path:
-    for name, data in members.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return folder
-
-
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts of ``small``."""
@@ -74,12 +59,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def error_of(archive: Path, parts: market1501.Parts = "all") -> str:
-    with pytest.raises(InputError) as caught:
-        list(market1501.images(archive, parts))
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(archive) in message
-    return message
+    return message_of(lambda path: list(market1501.images(path, parts)), archive)
 
 
 # The real archive

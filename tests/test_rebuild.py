@@ -75,7 +75,7 @@ def test_the_last_of_the_ten_trials(dataset: DatasetName) -> None:
 
 
 @real
-@pytest.mark.parametrize("dataset", ["viper", "caviar"])
+@every_archive
 def test_a_folder_gives_the_same_set_as_the_archive(dataset: DatasetName, tmp_path: Path) -> None:
     with zipfile.ZipFile(ARCHIVES[dataset]) as archive:
         archive.extractall(tmp_path / "unpacked")

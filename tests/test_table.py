@@ -17,7 +17,8 @@ import yaml
 from dgrl.errors import InputError
 from pipeline.ablate import ablate
 from pipeline.paper import FULL, TABLES
-from pipeline.table import Line, parse_choices, read_runs, render, summarise, table
+from pipeline.render import Line, render
+from pipeline.table import parse_choices, read_runs, summarise, table
 
 ROOT = Path(__file__).parents[1]
 USUAL = {**FULL, "sr.method": "rcan", "train.seed": 0, "mlr.trial": 0, "train.epochs": 40, "loss.gamma": 5.0}

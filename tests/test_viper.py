@@ -3,21 +3,18 @@
 import zipfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
+from archives import Members, keys, message_of, pack, unpack
 
 from dgrl.datasets import viper
-from dgrl.errors import InputError
 from dgrl.mlr import MlrParams, plan_split, table_digest
-from dgrl.tables import KEYS, ImageRow
+from dgrl.tables import ImageRow
 
 REAL = Path(__file__).parents[2] / "shared/data/VIPeR.v1.0.zip"
-Members = dict[str, bytes]
 
 
 def bitmap(value: int) -> bytes:
@@ -32,28 +29,9 @@ def small(persons: tuple[int, ...] = (0, 1, 5)) -> Members:
     return {"VIPeR/README.txt": b"VIPeR", **a, **b}
 
 
-def pack(path: Path, members: Members) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
-def unpack(folder: Path, members: Members) -> Path:
-    for name, data in members.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return folder
-
-
 @pytest.fixture
 def three_persons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(viper, "PERSONS", 3)
-
-
-def keys(rows: list[ImageRow]) -> pd.DataFrame:
-    return pd.DataFrame([asdict(row) for row in rows])[KEYS]
 
 
 # The real archive
@@ -125,15 +103,7 @@ def test_the_hidden_files_of_other_systems_are_no_pictures(tmp_path: Path) -> No
 
 
 def error_of(archive: Path) -> str:
-    """The one-line message; reading writes nothing beside the archive."""
-    before = sorted(archive.parent.rglob("*"))
-    with pytest.raises(InputError) as caught:
-        list(viper.images(archive))
-    assert sorted(archive.parent.rglob("*")) == before
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(archive) in message
-    return message
+    return message_of(lambda path: list(viper.images(path)), archive)
 
 
 @pytest.mark.parametrize("form", [pack, unpack])

@@ -22,7 +22,7 @@ from typing import Literal
 from dgrl.config import Section
 from dgrl.datasets.archive import Picture, open_archive
 from dgrl.errors import InputError
-from dgrl.tables import ImageRow
+from dgrl.tables import DISTRACTOR, JUNK, ImageRow
 
 Parts = Literal["all", "train"]
 
@@ -31,8 +31,8 @@ FOLDERS = {"train": "bounding_box_train", "test": "bounding_box_test", "query": 
 COUNTS = {  # (folder, subset): pictures, persons
     ("train", "train"): (12_936, 751),
     ("test", "test"): (13_115, 750),
-    ("test", "distractor"): (2_798, 1),
-    ("test", "junk"): (3_819, 1),
+    ("test", DISTRACTOR): (2_798, 1),
+    ("test", JUNK): (3_819, 1),
     ("query", "test"): (3_368, 750),
 }
 _EXAMPLE = "Market-1501-v15.09.15/bounding_box_train/0002_c1s1_000451_03.jpg"
@@ -76,7 +76,7 @@ def _picture(name: str) -> Picture | None:
     if match is None:
         return None
     folder, person = match["folder"].removeprefix("bounding_box_"), match["person"]
-    subset = "train" if folder == "train" else {"0000": "distractor", "-1": "junk"}.get(person, "test")
+    subset = "train" if folder == "train" else {"0000": DISTRACTOR, "-1": JUNK}.get(person, "test")
     return Picture(f"{folder}_{match['stem']}", person, match["camera"], subset, name)
 
 

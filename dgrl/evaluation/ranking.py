@@ -147,6 +147,7 @@ def rank(query: Embeddings, gallery: Embeddings, *, cmc_length: int = 20, chunk:
     _check_pair(query, gallery)
     _check_positive(cmc_length=cmc_length, chunk=chunk)
     people = _People(gallery)
+    draws = np.where(people.ids == DISTRACTOR, np.inf, people.sizes)  # no chance to be drawn
     count = len(query.features)
     counted = np.zeros(count, dtype=bool)
     single_shot = np.full((count, cmc_length), np.nan)
@@ -168,7 +169,6 @@ def rank(query: Embeddings, gallery: Embeddings, *, cmc_length: int = 20, chunk:
         if ahead_of:
             found = list(ahead_of)
             counted[found] = True
-            draws = np.where(people.ids == DISTRACTOR, np.inf, people.sizes)  # no chance to be drawn
             single_shot[found] = 100 * _expected_cmc(list(ahead_of.values()), draws, cmc_length)
     return Ranking(counted, single_shot, best_rank, average_precision, inverse_penalty)
 

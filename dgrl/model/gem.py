@@ -6,6 +6,8 @@ Reference: Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annot
 import torch
 from torch import Tensor, nn
 
+from dgrl.model.precision import at_least_float32
+
 
 class GeM(nn.Module):
     """(mean x^p)^(1/p) over the pixels, with a learnable p, in float32 or better.
@@ -19,5 +21,4 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        return at_least_float32(x).clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)

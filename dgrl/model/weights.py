@@ -6,7 +6,6 @@ looked for under its own name first and under torchvision's name of the original
 fills all copies, and an earlier run without side branches fills those of a network that has them.
 """
 
-import hashlib
 import logging
 import pickle
 import re
@@ -25,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dgrl.errors import InputError
+from dgrl.files import sha256
 from dgrl.model.params import BackboneName, ModelParams
 
 State = Mapping[str, Tensor]
@@ -120,10 +120,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: if the file is missing, damaged, holds code or no ResNet.
     """
-    if not path.is_file():
-        raise InputError(
-            f"model.weights = '{path}': there is no such file; allowed: imagenet, none, or a file"
-        )
+    require_file(path)
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
     found = _find_resnet(content)
     if found is None:
@@ -136,6 +133,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         str(name).removeprefix(prefix): value for name, value in state.items() if isinstance(value, Tensor)
     }
     return _without_counters(tensors)
+
+
+def require_file(path: Path) -> None:
+    """Raise an InputError that names ``model.weights`` if there is no such file."""
+    if not path.is_file():
+        raise InputError(
+            f"model.weights = '{path}': there is no such file; allowed: imagenet, none, or a file"
+        )
 
 
 def imagenet_file(backbone: BackboneName) -> Path:
@@ -156,12 +161,6 @@ def imagenet_file(backbone: BackboneName) -> Path:
             "that it is fetched again"
         )
     return path
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file in lower-case hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(url: str, path: Path, expected: str) -> None:
