@@ -114,6 +114,22 @@ def test_the_result_is_the_moving_average_of_the_weights(tmp_path: Path) -> None
             torch.testing.assert_close(tensor.double(), average[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("clip_norm", "expected"), [(0.0, None), (0.25, 0.25), (1e6, None)])
+def test_the_norm_of_the_gradient_is_clipped(
+    tmp_path: Path, clip_norm: float, expected: float | None
+) -> None:
+    """SGD's momentum after the first step is the gradient."""
+    params = train_params(clip_norm=clip_norm, weight_decay=0.0, checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "checkpoint", Curve(stop_after=2), params)
+    state = load_checkpoint(tmp_path / "checkpoint")
+    assert state is not None
+    assert state["step"] == 1
+    momenta = [each["momentum_buffer"].flatten().double() for each in state["optimizer"]["state"].values()]
+    norm = float(torch.cat(momenta).norm())
+    assert norm == pytest.approx(expected, rel=1e-3) if expected else norm > 1
+
+
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     weights = [run(tmp_path / str(s), Curve(), train_params(seed=s)).heads[0] for s in (0, 1)]
     first, second = (head.state_dict()["classifier.weight"] for head in weights)

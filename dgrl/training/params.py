@@ -50,6 +50,7 @@ class TrainParams(Section):
     decay_every: Positive = 30  # epochs
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: Annotated[int, Field(ge=0)] = 0  # (d) linear, from a hundredth of the learning rate
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0  # (d) largest norm of the gradient; 0 = off
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # (d) averages 1 / (1 - decay) steps; 0 = off
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
     log_every: Positive = 20  # steps

@@ -160,6 +160,8 @@ def train(
             terms = loss_terms(output, targets[batch], loss_params)
             optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            if params.clip_norm:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
             optimizer.step()
             if average:
                 average.update_parameters(model)
