@@ -12,6 +12,7 @@ import torch
 from dgrl.evaluation.ranking import DISTRACTOR as NOBODY
 from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
 from dgrl.evaluation.report import Example, Match, choose_examples, render
+from dgrl.evaluation.rerank import KReciprocal
 from dgrl.extractor import Extractor
 from dgrl.files import atomic_folder
 from dgrl.model.network import DGRL
@@ -35,6 +36,8 @@ def evaluate(dataset: DatasetName, params: Params) -> dict[str, float]:
     figures = _figures(ranking, query_bank.keys)
     if params.evaluate.single_shot_draws:
         figures |= _drawn(query, gallery, params)
+    if params.evaluate.rerank:
+        figures |= _reranked(query, gallery, params)
     if params.evaluate.untrained:
         random = _extractor(_untrained(model_params, params), model_params, params)
         untrained = rank(*_embed(random, query_bank, gallery_bank))
@@ -92,6 +95,19 @@ def _drawn(query: Embeddings, gallery: Embeddings, params: Params) -> dict[str, 
         for k in (1, 5, 10)
         for suffix, values in (("", mean), ("_std", std))
     }
+
+
+def _reranked(query: Embeddings, gallery: Embeddings, params: Params) -> dict[str, float]:
+    options = params.evaluate
+    similarity = KReciprocal(
+        query.features,
+        gallery.features,
+        k1=options.rerank_k1,
+        k2=options.rerank_k2,
+        weight=options.rerank_lambda,
+    )
+    ranking = rank(query, gallery, similarity=similarity)
+    return {f"rerank.{name}": value for name, value in ranking.metrics().items()}
 
 
 def _options(dataset: DatasetName, params: Params) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["rcan"] |= {"iterations": 10, "warmup": 2, "features": 16}
     params["model"] |= {"height": 32, "width": 32, "dimension": 16, "groups": 4}
     params["train"] |= {"persons_per_batch": 4, "epochs": 12, "checkpoint_every": 4, "log_every": 4}
+    params["evaluate"]["rerank"] = True
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     git(folder, "init")
     git(folder, "add", "--all")
@@ -74,7 +75,9 @@ def test_every_stage_leaves_its_files(project: Path) -> None:
     assert {len(read_keys(root / "mlr" / name)) for name in ("train_hr", "train_lr")} == {64}
     assert list(read_keys(root / "sr/train").image_id) == list(read_keys(root / "mlr/train_hr").image_id)
     metrics = json.loads((root / "eval/metrics.json").read_text())["synthetic"]
-    assert {"rank1", "rank5", "rank10", "mAP", "mINP", "multi_shot", "factor2", "options"} <= set(metrics)
+    assert {"rank1", "rank5", "rank10", "mAP", "mINP", "multi_shot", "rerank", "factor2", "options"} <= set(
+        metrics
+    )
     assert len(pd.read_csv(root / "eval/cmc.csv")) == 20
     embeddings = pd.read_parquet(root / "eval/embeddings.parquet")
     assert embeddings.subset.value_counts().to_dict() == {"gallery": 48, "query": 16}

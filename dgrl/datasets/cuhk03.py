@@ -260,7 +260,7 @@ def _test_persons(mat: _Mat, testset: npt.NDArray[Any], name: str) -> list[str]:
 
 def _read_config(config: Path) -> list[tuple[str, Subset]]:
     """The image_id and the subset of every entry of the three lists of indices."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]  # here, since it is slow to import
+    from scipy.io import loadmat  # here, since it is slow to import
 
     values = loadmat(config, appendmat=False)
     files = (cell.item() for cell in values["filelist"].ravel())

@@ -16,7 +16,7 @@ same dot product differently in different blocks. Positives tied with each other
 Percent everywhere: 0 to 100.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -31,6 +31,7 @@ TIE = 1e-6  # cosine similarity; a few times float32's rounding of a dot product
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Similarity = Callable[[slice], npt.NDArray[np.float32]]  # rows of queries -> [rows, G]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +129,14 @@ class Ranking:
         }
 
 
-def rank(query: Embeddings, gallery: Embeddings, *, cmc_length: int = 20, chunk: int = 256) -> Ranking:
+def rank(
+    query: Embeddings,
+    gallery: Embeddings,
+    *,
+    similarity: Similarity | None = None,
+    cmc_length: int = 20,
+    chunk: int = 256,
+) -> Ranking:
     """Rank the gallery for every query.
 
     AP is the mean over positives of (positives so far) / rank, as in Market-1501's Python evaluations.
@@ -137,6 +145,7 @@ def rank(query: Embeddings, gallery: Embeddings, *, cmc_length: int = 20, chunk:
     Args:
         query: Q pictures.
         gallery: G pictures.
+        similarity: of some queries to the whole gallery; by default that of the features.
         cmc_length: K, the length of the CMC curves.
         chunk: queries at a time. Memory is O(chunk x (gallery + positives per query x persons)).
 
@@ -155,7 +164,7 @@ def rank(query: Embeddings, gallery: Embeddings, *, cmc_length: int = 20, chunk:
     average_precision, inverse_penalty = np.full(count, np.nan), np.full(count, np.nan)
     for start in range(0, count, chunk):
         ahead_of: dict[int, Integers] = {}
-        for index, similarities in _rows(query, people, start, chunk):
+        for index, similarities in enumerate(_rows(query, people, start, chunk, similarity), start):
             own, positives = people.find(query.person_ids[index], query.camera_ids[index])
             if not positives.size:
                 continue
@@ -246,16 +255,17 @@ def nearest(query: Embeddings, gallery: Embeddings, *, count: int = 5, chunk: in
 class _People:
     """The gallery in the order of its persons, so that a person's images are neighbours.
 
-    ``features`` [G, D], ``camera_ids`` [G] and ``persons`` [G] (0..J-1) are in that order; ``ids``,
-    ``first`` (column of the first image) and ``sizes`` (number of images) are [J].
+    ``order`` [G] has the rows of the gallery; ``features`` [G, D], ``camera_ids`` [G] and ``persons`` [G]
+    (0..J-1) are in that order; ``ids``, ``first`` (column of the first image) and ``sizes`` (number of
+    images) are [J].
     """
 
     def __init__(self, gallery: Embeddings) -> None:
-        order = np.argsort(gallery.person_ids, kind="stable")
-        self.features = gallery.features[order]
-        self.camera_ids = gallery.camera_ids[order]
+        self.order = np.argsort(gallery.person_ids, kind="stable")
+        self.features = gallery.features[self.order]
+        self.camera_ids = gallery.camera_ids[self.order]
         self.ids, self.first, self.persons, self.sizes = np.unique(
-            gallery.person_ids[order], return_index=True, return_inverse=True, return_counts=True
+            gallery.person_ids[self.order], return_index=True, return_inverse=True, return_counts=True
         )
 
     def find(self, person_id: np.int64, camera_id: np.int64) -> tuple[int, Integers]:
@@ -268,10 +278,13 @@ class _People:
 
 
 def _rows(
-    query: Embeddings, people: _People, start: int, chunk: int
-) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Number and similarities [G] of each query of a chunk."""
-    return enumerate(query.features[start : start + chunk] @ people.features.T, start)
+    query: Embeddings, people: _People, start: int, chunk: int, similarity: Similarity | None
+) -> npt.NDArray[np.float32]:
+    """Similarities [chunk, G] of the queries of a chunk to the gallery in the order of its persons."""
+    rows = slice(start, start + chunk)
+    if similarity is not None:
+        return similarity(rows)[:, people.order]
+    return np.asarray(query.features[rows] @ people.features.T)
 
 
 def _images_ahead(

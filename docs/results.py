@@ -1,0 +1,99 @@
+"""Run the experiments of docs/results.md, then write it: Table III on two datasets, and a warm start.
+
+    python docs/results.py MARKET1501 VIPER [--preset paper] [--trials 10] [-S model.height=128] ...
+
+MARKET1501 and VIPER are the official archives; of Market-1501 the training part is enough, since a fifth of
+its persons is held out for the figures (``mlr.evaluate_on: val``). Run it in a clone of its own: it puts the
+preset in place of params.yaml and leaves DVC experiments. An interrupted call goes on where it was.
+"""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from dgrl.files import atomic_file
+from pipeline.ablate import experiments
+from pipeline.paper import ABLATIONS, FULL
+
+PAGE = Path(__file__).with_name("results.md")
+WEIGHTS = Path("data/weights/market1501.safetensors")
+ROWS = {row.name: row.params for row in ABLATIONS["components"].rows}
+
+
+def main(
+    market1501: Path,
+    viper: Path,
+    preset: str = "paper",
+    trials: int = 10,
+    rows: Annotated[str, typer.Option(help="Which rows of Table III, by comma.")] = ",".join(ROWS),
+    settings: Annotated[list[str], typer.Option("-S", help="A param for all runs.")] = [],  # noqa: B006
+    market_settings: Annotated[list[str], typer.Option("-M", help="A param for Market-1501.")] = [],  # noqa: B006
+) -> None:
+    """Train on both datasets from random weights, and on MLR-VIPeR from those of Market-1501."""
+    call("dgrl", "preset", preset)
+    random = {"model.weights": "none"}
+    market = {"datasets": ["market1501"], "source.market1501.archive": str(market1501.resolve())}
+    market |= {"source.market1501.parts": "train", "mlr.evaluate_on": "val", **random}
+    people = {"datasets": ["viper"], "source.viper.archive": str(viper.resolve())}
+    chosen = rows.split(",")
+    if not WEIGHTS.exists():
+        run("market1501-full", {**market, **FULL}, [*settings, *market_settings])
+        WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile("data/market1501/dgrl/model.safetensors", WEIGHTS)
+    for row in chosen:
+        if ROWS[row] != FULL:
+            run(f"market1501-{row}", {**market, **ROWS[row]}, [*settings, *market_settings])
+    for trial in range(trials):
+        here = {**people, "mlr.trial": trial}
+        for row in chosen:
+            run(f"viper-{row}-{trial}", {**here, **random, **ROWS[row]}, settings)
+        run(f"viper-warm-{trial}", {**here, **FULL, "model.weights": str(WEIGHTS)}, settings)
+    write(settings, market_settings)
+
+
+def run(name: str, params: Mapping[str, Any], settings: Iterable[str]) -> None:
+    """Run an experiment, unless there is one of its name."""
+    if name not in {each["name"] for commit in experiments() for each in commit["experiments"] or []}:
+        values = [f"{key}={json.dumps(value)}" for key, value in params.items()]
+        call("dvc", "exp", "run", "--name", name, *(f"--set-param={each}" for each in [*values, *settings]))
+
+
+def write(settings: Sequence[str], market_settings: Sequence[str]) -> None:
+    """Write the page from the experiments that there are."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    options = [f"-S {each}" for each in settings] + [f"-M {each}" for each in market_settings]
+    where = [f"--where={each}" for each in settings if each.startswith("sr.method=")]
+    tables = [
+        call("dgrl", "table", "III", "--dataset", dataset, *where, capture=True).strip()
+        for dataset in ("market1501", "viper")
+    ]
+    parts = [
+        "# Results",
+        f"{device}, Python {platform.python_version()}, torch {torch.__version__}:",
+        f"    python docs/results.py MARKET1501 VIPER {' '.join(options)}",
+        *tables,
+    ]
+    with atomic_file(PAGE) as file:
+        file.write_text("\n\n".join(parts) + "\n")
+
+
+def call(*command: str, capture: bool = False) -> str:
+    """Run a command; its failure is this script's."""
+    done = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE if capture else None)
+    if done.returncode:
+        sys.exit(f"{shlex.join(command)} failed")
+    return done.stdout or ""
+
+
+if __name__ == "__main__":
+    typer.run(main)
