@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgrl.device import default_device
 from dgrl.images import Image
 from dgrl.model.network import DGRL, Stream
 from dgrl.progress import track
@@ -27,7 +28,7 @@ class Extractor:
     """
 
     def __init__(self, model: DGRL, height: int, width: int, *, flip: bool = False, batch: int = 64) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = default_device()
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.height, self.width, self.flip, self.batch = height, width, flip, batch
 

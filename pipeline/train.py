@@ -8,10 +8,12 @@ import torch
 from dvclive.live import Live
 
 import dgrl
+from dgrl.device import default_device
 from dgrl.files import atomic_file
 from dgrl.model.weights import require_file
+from dgrl.tables import read_keys
 from dgrl.training.checkpoint import save_model
-from dgrl.training.image_bank import load_bank
+from dgrl.training.image_bank import choose_storage, load_bank
 from dgrl.training.trainer import train as train_network
 from pipeline.params import DatasetName, Params
 from pipeline.paths import Paths
@@ -32,7 +34,13 @@ def train(dataset: DatasetName, params: Params) -> None:
         inputs.append(weights)
     with work_folder(f"train-{dataset}", json.dumps(settings), inputs) as work:
         size = params.model.height, params.model.width
-        hr, sr = load_bank(hr_table, *size), load_bank(sr_table, *size)
+        device = default_device()
+        needed = 2 * 3 * size[0] * size[1] * len(read_keys(hr_table))
+        storage = choose_storage(params.train.storage, needed, device)
+        hr, sr = (
+            load_bank(table, *size, storage=storage, device=device, file=work / f"{name}.npy")
+            for name, table in (("hr", hr_table), ("sr", sr_table))
+        )
         with Live(str(paths.live), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
 
             def log(step: int, figures: Mapping[str, float]) -> None:

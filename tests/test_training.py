@@ -67,7 +67,7 @@ def run(checkpoint: Path, curve: Curve, params: TrainParams, model: ModelParams 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
     curve = Curve()
-    run(tmp_path / "checkpoint", curve, train_params(epochs=12, learning_rate=0.02))
+    run(tmp_path / "checkpoint", curve, train_params(epochs=12, learning_rate=0.005))
     steps = sorted(curve.figures)
     assert curve.figures[steps[-1]]["loss/id"] < 0.8 * curve.figures[steps[0]]["loss/id"]
 

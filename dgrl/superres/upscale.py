@@ -137,7 +137,9 @@ def _bicubic(pictures: list[Image], factor: int) -> Iterator[Image]:
 def _rcan(pictures: list[Image], network: nn.Module, batch: int) -> Iterator[Image]:
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from dgrl.device import default_device
+
+    device = default_device()
     if device.type == "cpu":
         # A batch changes the order of the sums, so the rounding of one value in 10^5; and gains little here.
         batch = 1

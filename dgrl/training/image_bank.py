@@ -1,17 +1,34 @@
-"""Every picture of a table decoded once, at the network's size, as one uint8 tensor."""
+"""Every picture of a table decoded once, at the network's size, as one uint8 tensor.
 
+It lies where it fits: on the GPU, in memory, or in a file that is mapped into memory, so that a set larger
+than memory trains too.
+"""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
 
+from dgrl.device import free_memory
+from dgrl.files import atomic_file
 from dgrl.images import Image
+from dgrl.processes import usable_cores
 from dgrl.progress import track
-from dgrl.tables import read_keys, read_rows
+from dgrl.tables import ImageRow, read_keys, read_rows, shards
+
+Storage = Literal["device", "memory", "file"]
+SHARE = 0.5  # of the free memory that pictures may take; the network needs some as well
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,14 +46,75 @@ class ImageBank:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Some pictures on a device, without waiting for their transfer.
 
-def load_bank(table: Path, height: int, width: int) -> ImageBank:
-    """Decode a table (``dgrl.tables``) and resize its pictures to ``height`` x ``width`` pixels."""
+        Args:
+            rows: [B], int64, on the CPU.
+            device: where to.
+
+        Returns:
+            [B, 3, H, W], uint8.
+        """
+        if self.images.is_cuda or device.type == "cpu":
+            return self.images[rows.to(self.images.device)]
+        staged = torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        torch.index_select(self.images, 0, rows, out=staged)
+        return staged.to(device, non_blocking=True)
+
+
+def choose_storage(wanted: Literal["auto"] | Storage, needed: int, device: torch.device) -> Storage:
+    """Where to keep pictures: as wanted, or the fastest place that they take no more than half of.
+
+    Args:
+        wanted: ``auto`` to choose.
+        needed: bytes.
+        device: that of the network.
+    """
+    storage: Storage = "file"
+    if wanted != "auto":
+        storage = wanted
+    elif device.type == "cuda" and needed <= SHARE * free_memory(device):
+        storage = "device"
+    elif needed <= SHARE * free_memory(torch.device("cpu")):
+        storage = "memory"
+    places = {"device": f"on {device}", "memory": "in memory", "file": "in a file mapped into memory"}
+    logger.info("%.2f GB of pictures %s", needed / 1e9, places[storage])
+    return storage
+
+
+def load_bank(
+    table: Path,
+    height: int,
+    width: int,
+    *,
+    storage: Storage = "memory",
+    device: torch.device | None = None,
+    file: Path | None = None,
+) -> ImageBank:
+    """Decode a table (``dgrl.tables``) and resize its pictures to ``height`` x ``width`` pixels.
+
+    Args:
+        table: the folder.
+        height: pixels.
+        width: pixels.
+        storage: where the pictures lie.
+        device: for the storage ``device``.
+        file: for the storage ``file``; if it exists it is taken as it is, else it is written.
+    """
     keys = read_keys(table)
-    images = np.empty((len(keys), height, width, 3), np.uint8)
-    for index, row in enumerate(track(read_rows(table), f"decode {table.name}", len(keys), "image")):
-        images[index] = resize(row.pixels(), height, width)
-    return ImageBank(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), keys)
+    shape = (len(keys), 3, height, width)
+    if storage == "file":
+        assert file is not None
+        if not file.exists():
+            with atomic_file(file) as building:
+                mapped = np.lib.format.open_memmap(building, "w+", np.uint8, shape)
+                _decode(table, mapped)
+                mapped.flush()
+        return ImageBank(torch.from_numpy(np.load(file, mmap_mode="c")), keys)
+    images = np.empty(shape, np.uint8)
+    _decode(table, images)
+    return ImageBank(torch.from_numpy(images).to(device if storage == "device" else None), keys)
 
 
 def resize(image: Image, height: int, width: int) -> Image:
@@ -46,3 +124,19 @@ def resize(image: Image, height: int, width: int) -> Image:
     shrinks = image.shape[0] > height or image.shape[1] > width
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)
+
+
+def _decode(table: Path, images: npt.NDArray[np.uint8]) -> None:
+    """Fill ``images`` [N, 3, H, W], a shard at a time; OpenCV decodes outside of Python's lock."""
+    height, width = images.shape[2:]
+
+    def decoded(row: ImageRow) -> Image:
+        return resize(row.pixels(), height, width)
+
+    def pictures() -> Iterator[Image]:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for shard in shards(table):
+                yield from pool.map(decoded, read_rows(shard))
+
+    for index, picture in enumerate(track(pictures(), f"decode {table.name}", len(images), "image")):
+        images[index] = picture.transpose(2, 0, 1)

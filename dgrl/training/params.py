@@ -52,6 +52,7 @@ class TrainParams(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0  # (d) linear, from a hundredth of the learning rate
     clip_norm: Annotated[float, Field(ge=0)] = 0.0  # (d) largest norm of the gradient; 0 = off
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # (d) averages 1 / (1 - decay) steps; 0 = off
+    storage: Literal["auto", "device", "memory", "file"] = "auto"  # of the decoded pictures: where they fit
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
     log_every: Positive = 20  # steps
     checkpoint_every: Positive = 100  # steps

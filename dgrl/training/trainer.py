@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dgrl.device import default_device
 from dgrl.errors import InputError
 from dgrl.losses import loss_terms
 from dgrl.model.network import DGRL
@@ -114,7 +115,7 @@ def train(
     """
     persons, labels = _classes(hr)
     twins = torch.from_numpy(_twins(hr, sr))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     dtype = _precision(params.precision, device)
     sampler = PersonBatchSampler(labels, params.persons_per_batch, params.pairs_per_person, params.seed)
     schedule = Schedule(params, sampler.batches_per_epoch)
@@ -135,7 +136,6 @@ def train(
         "train %d persons, %d pairs, %d steps on %s in %s", persons, len(labels), steps, device, dtype
     )
 
-    images_hr, images_sr = hr.images.to(device), sr.images[twins].to(device)
     targets = torch.from_numpy(labels).to(device)
     height, width = hr.images.shape[2:]
     names: list[str] = []
@@ -147,17 +147,17 @@ def train(
             epoch, index = divmod(step, sampler.batches_per_epoch)
             if index == 0 or step == start:
                 batches = sampler.epoch(epoch)
-            batch = torch.from_numpy(batches[index]).to(device)
+            batch = torch.from_numpy(batches[index])
             generator = torch.Generator().manual_seed(named_seed("augment", params.seed, step))
             drawn = draw(augment_params, len(batch), height, width, generator)
-            hr_batch = augment(images_hr[batch], augment_params.pad, drawn)  # [B, 3, H, W]
-            sr_batch = augment(images_sr[batch], augment_params.pad, drawn)
+            hr_batch = augment(hr.take(batch, device), augment_params.pad, drawn)  # [B, 3, H, W]
+            sr_batch = augment(sr.take(twins[batch], device), augment_params.pad, drawn)
 
             rate = schedule(step)
             optimizer.param_groups[0]["lr"] = rate
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 output = model(hr_batch, sr_batch)
-            terms = loss_terms(output, targets[batch], loss_params)
+            terms = loss_terms(output, targets[batch.to(device)], loss_params)
             optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             if params.clip_norm:
