@@ -40,38 +40,37 @@ def main(
     market_settings: Annotated[list[str], typer.Option("-M", help="A param for Market-1501.")] = [],  # noqa: B006
 ) -> None:
     """Train on both datasets from random weights, and on MLR-VIPeR from those of Market-1501."""
-    call("dgrl", "preset", preset)
     random = {"model.weights": "none"}
     market = {"datasets": ["market1501"], "source.market1501.archive": str(market1501.resolve())}
     market |= {"source.market1501.parts": "train", "mlr.evaluate_on": "val", **random}
     people = {"datasets": ["viper"], "source.viper.archive": str(viper.resolve())}
     chosen = rows.split(",")
     if not WEIGHTS.exists():
-        run("market1501-full", {**market, **FULL}, [*settings, *market_settings])
+        run(preset, "market1501-full", {**market, **FULL}, [*settings, *market_settings])
         WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile("data/market1501/dgrl/model.safetensors", WEIGHTS)
     for row in chosen:
         if ROWS[row] != FULL:
-            run(f"market1501-{row}", {**market, **ROWS[row]}, [*settings, *market_settings])
+            run(preset, f"market1501-{row}", {**market, **ROWS[row]}, [*settings, *market_settings])
     for trial in range(trials):
         here = {**people, "mlr.trial": trial}
         for row in chosen:
-            run(f"viper-{row}-{trial}", {**here, **random, **ROWS[row]}, settings)
-        run(f"viper-warm-{trial}", {**here, **FULL, "model.weights": str(WEIGHTS)}, settings)
-    write(settings, market_settings)
+            run(preset, f"viper-{row}-{trial}", {**here, **random, **ROWS[row]}, settings)
+        run(preset, f"viper-warm-{trial}", {**here, **FULL, "model.weights": str(WEIGHTS)}, settings)
+    write(settings)
 
 
-def run(name: str, params: Mapping[str, Any], settings: Iterable[str]) -> None:
+def run(preset: str, name: str, params: Mapping[str, Any], settings: Iterable[str]) -> None:
     """Run an experiment, unless there is one of its name."""
     if name not in {each["name"] for commit in experiments() for each in commit["experiments"] or []}:
+        call("dgrl", "preset", preset)  # the experiment before left its own params
         values = [f"{key}={json.dumps(value)}" for key, value in params.items()]
         call("dvc", "exp", "run", "--name", name, *(f"--set-param={each}" for each in [*values, *settings]))
 
 
-def write(settings: Sequence[str], market_settings: Sequence[str]) -> None:
+def write(settings: Sequence[str]) -> None:
     """Write the page from the experiments that there are."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    options = [f"-S {each}" for each in settings] + [f"-M {each}" for each in market_settings]
     where = [f"--where={each}" for each in settings if each.startswith("sr.method=")]
     tables = [
         call("dgrl", "table", "III", "--dataset", dataset, *where, capture=True).strip()
@@ -80,7 +79,7 @@ def write(settings: Sequence[str], market_settings: Sequence[str]) -> None:
     parts = [
         "# Results",
         f"{device}, Python {platform.python_version()}, torch {torch.__version__}:",
-        f"    python docs/results.py MARKET1501 VIPER {' '.join(options)}",
+        f"    python docs/results.py MARKET1501 VIPER {shlex.join(sys.argv[3:])}",
         *tables,
     ]
     with atomic_file(PAGE) as file:
