@@ -45,8 +45,7 @@ def main(
     market |= {"source.market1501.parts": "train", "mlr.evaluate_on": "val", **random}
     people = {"datasets": ["viper"], "source.viper.archive": str(viper.resolve())}
     chosen = rows.split(",")
-    if not WEIGHTS.exists():
-        run(preset, "market1501-full", {**market, **FULL}, [*settings, *market_settings])
+    if run(preset, "market1501-full", {**market, **FULL}, [*settings, *market_settings]):
         WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile("data/market1501/dgrl/model.safetensors", WEIGHTS)
     for row in chosen:
@@ -60,12 +59,14 @@ def main(
     write(settings)
 
 
-def run(preset: str, name: str, params: Mapping[str, Any], settings: Iterable[str]) -> None:
-    """Run an experiment, unless there is one of its name."""
-    if name not in {each["name"] for commit in experiments() for each in commit["experiments"] or []}:
-        call("dgrl", "preset", preset)  # the experiment before left its own params
-        values = [f"{key}={json.dumps(value)}" for key, value in params.items()]
-        call("dvc", "exp", "run", "--name", name, *(f"--set-param={each}" for each in [*values, *settings]))
+def run(preset: str, name: str, params: Mapping[str, Any], settings: Iterable[str]) -> bool:
+    """Run an experiment, unless this commit has one of its name; returns whether it ran."""
+    if name in {each["name"] for commit in experiments() for each in commit["experiments"] or []}:
+        return False
+    call("dgrl", "preset", preset)  # the experiment before left its own params
+    values = [f"{key}={json.dumps(value)}" for key, value in params.items()]
+    call("dvc", "exp", "run", "--name", name, *(f"--set-param={each}" for each in [*values, *settings]))
+    return True
 
 
 def write(settings: Sequence[str]) -> None:
