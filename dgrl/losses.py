@@ -1,7 +1,6 @@
 """The losses of paper section III-D in float32 or better: ID, weighted regularized triplet, smooth L1, KL."""
 
 from itertools import permutations
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from dgrl.model.network import Output
 from dgrl.model.precision import at_least_float32
-from dgrl.training.params import LossParams
+from dgrl.training.params import LossParams, WrtForm
 
 BRANCHES = ("", "_side2", "_side3")  # main, ' and '' of eq. 7 and 9
 
@@ -25,7 +24,7 @@ def id_loss(logits: Tensor, persons: Tensor, label_smoothing: float) -> Tensor:
     return F.cross_entropy(at_least_float32(logits), persons, label_smoothing=label_smoothing)
 
 
-def wrt_loss(embeddings: Tensor, persons: Tensor, form: Literal["stable", "reference"] = "stable") -> Tensor:
+def wrt_loss(embeddings: Tensor, persons: Tensor, form: WrtForm = "stable") -> Tensor:
     """Weighted regularization triplet loss (eq. 8), mean over the anchors.
 
     softplus(sum_j w+_j d_j - sum_k w-_k d_k) with w+ = softmax(d) over the other pictures of the anchor's

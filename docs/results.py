@@ -22,8 +22,10 @@ import torch
 import typer
 
 from dgrl.files import atomic_file
-from pipeline.ablate import experiments
+from pipeline.ablate import experiment_names
 from pipeline.paper import ABLATIONS, FULL
+from pipeline.params import DatasetName
+from pipeline.table import table
 
 PAGE = Path(__file__).with_name("results.md")
 WEIGHTS = Path("data/weights/market1501.safetensors")
@@ -61,7 +63,7 @@ def main(
 
 def run(preset: str, name: str, params: Mapping[str, Any], settings: Iterable[str]) -> bool:
     """Run an experiment, unless this commit has one of its name; returns whether it ran."""
-    if name in {each["name"] for commit in experiments() for each in commit["experiments"] or []}:
+    if name in experiment_names():
         return False
     call("dgrl", "preset", preset)  # the experiment before left its own params
     values = [f"{key}={json.dumps(value)}" for key, value in params.items()]
@@ -72,11 +74,9 @@ def run(preset: str, name: str, params: Mapping[str, Any], settings: Iterable[st
 def write(settings: Sequence[str]) -> None:
     """Write the page from the experiments that there are."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    where = [f"--where={each}" for each in settings if each.startswith("sr.method=")]
-    tables = [
-        call("dgrl", "table", "III", "--dataset", dataset, *where, capture=True).strip()
-        for dataset in ("market1501", "viper")
-    ]
+    where = [each for each in settings if each.startswith("sr.method=")]
+    datasets: tuple[DatasetName, ...] = ("market1501", "viper")
+    tables = [table("III", dataset=dataset, where=where)[0].strip() for dataset in datasets]
     parts = [
         "# Results",
         f"{device}, Python {platform.python_version()}, torch {torch.__version__}:",
@@ -87,12 +87,10 @@ def write(settings: Sequence[str]) -> None:
         file.write_text("\n\n".join(parts) + "\n")
 
 
-def call(*command: str, capture: bool = False) -> str:
+def call(*command: str) -> None:
     """Run a command; its failure is this script's."""
-    done = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE if capture else None)
-    if done.returncode:
+    if subprocess.run(command, check=False).returncode:
         sys.exit(f"{shlex.join(command)} failed")
-    return done.stdout or ""
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def ablate(
         )
     rows = {f"{name or which}-{row.name}": row.params for row in ABLATIONS[which].rows}
     names = [f"{row}-{number}" for row in rows for number in range(1, seeds * trials + 1)]
-    existing = _names(experiments())
+    existing = experiment_names()
     if taken := [each for each in names if each in existing]:
         raise InputError(
             f"there is an experiment {taken[0]!r} already; give these another name (--name), or remove it: "
@@ -79,8 +79,13 @@ def experiments(*, all_commits: bool = False) -> list[dict[str, Any]]:
     return shown
 
 
-def _names(shown: list[dict[str, Any]]) -> set[str]:
-    return {experiment["name"] for commit in shown for experiment in commit["experiments"] or []}
+def experiment_names() -> set[str]:
+    """The names of the present commit's experiments, queued and failed ones included.
+
+    Raises:
+        InputError: as ``experiments``.
+    """
+    return {experiment["name"] for commit in experiments() for experiment in commit["experiments"] or []}
 
 
 def _set_params(settings: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from dgrl.random import named_seed
 from dgrl.tables import DISTRACTOR, read_rows
 from dgrl.training.checkpoint import load_model
 from dgrl.training.image_bank import ImageBank, load_bank
-from pipeline.params import DatasetName, Params
+from pipeline.params import DatasetName, Params, as_scalar
 from pipeline.paths import Paths
 
 
@@ -114,17 +114,13 @@ def _options(dataset: DatasetName, params: Params) -> dict[str, Any]:
     """Every choice that the figures depend on and that the paper leaves open."""
     split = json.loads(Paths(dataset).split.read_text())
     return {
-        **{f"mlr.{name}": _scalar(value) for name, value in split["options"].items()},
+        **{f"mlr.{name}": as_scalar(value) for name, value in split["options"].items()},
         "sr.method": params.sr.method,
         "evaluate.flip": params.evaluate.flip,
         "train.epochs": params.train.epochs,
         "model.backbone": params.model.backbone,
         "model.size": f"{params.model.height}x{params.model.width}",
     }
-
-
-def _scalar(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _nested(figures: dict[str, float]) -> dict[str, Any]:

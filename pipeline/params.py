@@ -83,3 +83,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     if not isinstance(values, dict):
         raise InputError(f"{path} has no sections; put a preset in its place (dgrl preset synthetic)")
     return Params.parse(values, "", str(path))
+
+
+def as_scalar(value: Any) -> Any:
+    """A param as tables and reports show it: a list as its items joined by spaces, anything else as it is."""
+    return " ".join(map(str, value)) if isinstance(value, list) else value

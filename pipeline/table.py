@@ -10,7 +10,7 @@ import yaml
 from dgrl.errors import InputError
 from pipeline.ablate import experiments
 from pipeline.paper import DATASET_TITLES, TABLES, Figures, Row, Table, TableFormat, TableName
-from pipeline.params import DatasetName
+from pipeline.params import DatasetName, as_scalar
 from pipeline.paths import Paths
 from pipeline.render import RANKS, Line, render
 
@@ -108,11 +108,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", _joined(value)
-
-
-def _joined(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+            yield f"{prefix}{key}", as_scalar(value)
 
 
 def _left_out(state: str, names: list[str]) -> str:
@@ -133,7 +129,7 @@ def parse_choices(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         key, equals, value = word.partition("=")
         try:
-            choices[key] = _joined(yaml.safe_load(value))
+            choices[key] = as_scalar(yaml.safe_load(value))
         except yaml.YAMLError:
             equals = ""
         if not key or not equals:

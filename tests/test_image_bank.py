@@ -13,7 +13,8 @@ from dgrl import device
 from dgrl.images import Image
 from dgrl.random import named_generator
 from dgrl.tables import ImageRow, write_table
-from dgrl.training.image_bank import Storage, choose_storage, load_bank
+from dgrl.training.image_bank import choose_storage, load_bank
+from dgrl.training.params import Storage
 
 CPU = torch.device("cpu")
 
@@ -91,7 +92,7 @@ def test_a_file_that_was_cut_short_is_not_taken(
     ],
 )
 def test_pictures_lie_where_they_fit(
-    wanted: Literal["auto"] | Storage,
+    wanted: Literal["auto", Storage],
     needed: int,
     storage: Storage,
     said: str,

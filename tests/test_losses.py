@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import product
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from dgrl.losses import id_loss, kl_loss, l1_loss, loss_terms, wrt_loss
 from dgrl.model.network import DGRL, Output
 from dgrl.model.params import ModelParams
 from dgrl.random import named_generator
-from dgrl.training.params import LossParams
+from dgrl.training.params import LossParams, WrtForm
 
 Array = npt.NDArray[np.float64]
 
@@ -102,13 +102,12 @@ def slow_reference_wrt(x: Array, persons: list[int]) -> float:
 
 
 SLOW = {"stable": slow_wrt, "reference": slow_reference_wrt}
-Form = Literal["stable", "reference"]
 
 
 @pytest.mark.parametrize("form", ["stable", "reference"])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
 @pytest.mark.parametrize("persons", [[0, 1, 2, 0, 1, 2], [4, 4, 9, 9, 9, 4, 4]])
-def test_wrt_loss_is_equation_8_or_the_public_code(form: Form, scale: float, persons: list[int]) -> None:
+def test_wrt_loss_is_equation_8_or_the_public_code(form: WrtForm, scale: float, persons: list[int]) -> None:
     x = normal(len(persons), 4, name="wrt", scale=scale)
     actual = wrt_loss(torch.from_numpy(x), torch.tensor(persons), form)
     assert actual.item() == pytest.approx(SLOW[form](x, persons), rel=1e-9)
@@ -120,7 +119,7 @@ def test_the_forms_differ_at_small_distances_by_the_anchor() -> None:
     """Which is a positive of its own in the public code: half of the positive weight, at a distance of 0."""
     x = np.eye(6) * 0.05 / math.sqrt(2)  # 0.05 apart
     persons = torch.tensor([0, 1, 2, 0, 1, 2])
-    stable, reference = (wrt_loss(torch.from_numpy(x), persons, form) for form in get_args(Form))
+    stable, reference = (wrt_loss(torch.from_numpy(x), persons, form) for form in get_args(WrtForm))
     assert stable.item() == pytest.approx(math.log(2))
     assert reference.item() == pytest.approx(math.log1p(math.exp(-0.05 / 2)), abs=1e-3)
 
@@ -158,7 +157,7 @@ def test_at_a_mean_distance_of_32_the_public_code_pushes_no_negative_away() -> N
     negative = np.concatenate([split_distances(x, persons, anchor)[1] for anchor in range(len(x))])
     assert negative.mean() == pytest.approx(32, abs=1)
     forces = {}
-    for form in get_args(Form):
+    for form in get_args(WrtForm):
         leaf = torch.from_numpy(x).requires_grad_()
         loss = wrt_loss(leaf, torch.tensor(persons), form)
         assert loss.item() == pytest.approx(SLOW[form](x, persons), rel=1e-9)
@@ -171,7 +170,7 @@ def test_at_a_mean_distance_of_32_the_public_code_pushes_no_negative_away() -> N
 
 
 @pytest.mark.parametrize("form", ["stable", "reference"])
-def test_wrt_has_a_finite_gradient_where_pictures_coincide(form: Form) -> None:
+def test_wrt_has_a_finite_gradient_where_pictures_coincide(form: WrtForm) -> None:
     x = float32(normal(3, 4, name="coincide", scale=3).round().repeat(2, axis=0)).requires_grad_()
     assert torch.equal(x[0], x[1])  # of whole numbers, so that their distance is exactly 0
     (gradient,) = torch.autograd.grad(wrt_loss(x, torch.tensor([0, 0, 1, 1, 2, 2]), form), x)

@@ -48,19 +48,18 @@ class KReciprocal:
                 f"k-reciprocal re-ranking: k1 = {k1}, k2 = {k2} with {len(features)} pictures; "
                 "choose 1 <= k2 <= k1 < pictures"
             )
-        neighbours, self._farthest = _neighbours(features, k1 + 1, chunk)
-        encoding = _encode(_expanded(neighbours, k1), features, self._farthest)
+        neighbours, farthest = _neighbours(features, k1 + 1, chunk)
+        encoding = _encode(_expanded(neighbours, k1), features, farthest)
         if k2 > 1:
             encoding = _members(neighbours[:, :k2]) @ encoding / k2  # local query expansion, eq. 11
         self._query, self._gallery, self._weight = query, gallery, weight
+        self._farthest = farthest[: len(query)]
         self._rows: csr_array = encoding[: len(query)]
         self._columns: csc_array = encoding[len(query) :].tocsc()
 
     def __call__(self, rows: slice) -> Features:
         """Minus the final distance (eq. 12) of some queries to the whole gallery: [rows, G] float32."""
-        original = (
-            _distances(self._query[rows], self._gallery) / self._farthest[: len(self._query)][rows, None]
-        )
+        original = _distances(self._query[rows], self._gallery) / self._farthest[rows, None]
         jaccard = np.stack([self._jaccard(row) for row in range(*rows.indices(len(self._query)))])
         return np.asarray((self._weight - 1) * jaccard - self._weight * original, np.float32)
 

@@ -24,8 +24,8 @@ from dgrl.images import Image
 from dgrl.processes import usable_cores
 from dgrl.progress import track
 from dgrl.tables import ImageRow, read_keys, read_rows, shards
+from dgrl.training.params import Storage
 
-Storage = Literal["device", "memory", "file"]
 SHARE = 0.5  # of the free memory that pictures may take; the network needs some as well
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class ImageBank:
         return staged.to(device, non_blocking=True)
 
 
-def choose_storage(wanted: Literal["auto"] | Storage, needed: int, device: torch.device) -> Storage:
+def choose_storage(wanted: Literal["auto", Storage], needed: int, device: torch.device) -> Storage:
     """Where to keep pictures: as wanted, or the fastest place that they take no more than half of.
 
     Args:
@@ -112,9 +112,10 @@ def load_bank(
                 _decode(table, mapped)
                 mapped.flush()
         return ImageBank(torch.from_numpy(np.load(file, mmap_mode="c")), keys)
-    images = np.empty(shape, np.uint8)
-    _decode(table, images)
-    return ImageBank(torch.from_numpy(images).to(device if storage == "device" else None), keys)
+    decoded = np.empty(shape, np.uint8)
+    _decode(table, decoded)
+    images = torch.from_numpy(decoded)
+    return ImageBank(images.to(device) if storage == "device" else images, keys)
 
 
 def resize(image: Image, height: int, width: int) -> Image:

@@ -12,6 +12,8 @@ from dgrl.config import Section
 Weight = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Storage = Literal["device", "memory", "file"]  # on the GPU, in memory, in a file mapped into it
+WrtForm = Literal["stable", "reference"]
 
 
 class LossParams(Section):
@@ -24,7 +26,7 @@ class LossParams(Section):
     beta2: Weight = 0.5  # WRT of the side branch from stage 3, eq. 9
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # xi of eq. 6
     wrt: bool = True  # Table II
-    wrt_form: Literal["stable", "reference"] = "stable"  # (d) reference: AGW's public code
+    wrt_form: WrtForm = "stable"  # (d) reference: AGW's public code
     l1: bool = True  # Table II
     kl: bool = True  # Table II
 
@@ -52,7 +54,7 @@ class TrainParams(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0  # (d) linear, from a hundredth of the learning rate
     clip_norm: Annotated[float, Field(ge=0)] = 0.0  # (d) largest norm of the gradient; 0 = off
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # (d) averages 1 / (1 - decay) steps; 0 = off
-    storage: Literal["auto", "device", "memory", "file"] = "auto"  # of the decoded pictures: where they fit
+    storage: Literal["auto", Storage] = "auto"  # of the decoded pictures: where they fit
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
     log_every: Positive = 20  # steps
     checkpoint_every: Positive = 100  # steps
