@@ -1,5 +1,6 @@
 """The losses of paper section III-D in float32 or better: ID, weighted regularized triplet, smooth L1, KL."""
 
+from collections.abc import Callable
 from itertools import permutations
 
 import torch
@@ -75,13 +76,17 @@ def kl_loss(logits: list[Tensor]) -> Tensor:
     return torch.stack(pairs).sum()
 
 
-def loss_terms(output: Output, persons: Tensor, params: LossParams) -> dict[str, Tensor]:
+def loss_terms(
+    output: Output, persons: Tensor, params: LossParams, gather: Callable[[Tensor], Tensor] = lambda x: x
+) -> dict[str, Tensor]:
     """Every term of eq. 13, already weighted, so that their sum is the loss.
 
     Args:
         output: of ``DGRL.forward`` for B pairs.
         persons: class of each pair [B], int64.
         params: the ``loss`` section.
+        gather: from the rows of this process to those of all that share the batch, among which triplets
+            are mined; every other term is a mean over pictures.
 
     Returns:
         Scalars by name: ``id``, ``id_side2``, ``id_side3``, ``wrt``, ..., ``l1``, ``kl``.
@@ -94,8 +99,9 @@ def loss_terms(output: Output, persons: Tensor, params: LossParams) -> dict[str,
         for name, weight, logits in zip(BRANCHES, id_weights, output.logits, strict=False)
     }
     if params.wrt:
+        everyone = gather(both)
         terms |= {
-            f"wrt{name}": weight * wrt_loss(embeddings, both, params.wrt_form)
+            f"wrt{name}": weight * wrt_loss(gather(at_least_float32(embeddings)), everyone, params.wrt_form)
             for name, weight, embeddings in zip(BRANCHES, wrt_weights, output.embeddings, strict=False)
         }
     if params.l1:

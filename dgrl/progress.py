@@ -1,5 +1,6 @@
 """Progress bars with rate and time left on a terminal, silence in a pipe."""
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -29,8 +30,12 @@ class _RateColumn(ProgressColumn):
 
 
 def progress(unit: str) -> Progress:
-    """A rich progress display on standard error that counts ``unit``s; disabled where that is no terminal."""
+    """A rich progress display on standard error that counts ``unit``s; disabled where that is no terminal.
+
+    Of several processes that train together (torchrun's RANK) only the first has one.
+    """
     console = Console(stderr=True)
+    shown = console.is_terminal and os.environ.get("RANK", "0") == "0"
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,7 +43,7 @@ def progress(unit: str) -> Progress:
         _RateColumn(unit),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not shown,
     )
 
 

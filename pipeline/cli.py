@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from dgrl.processes import DEFAULT_BACKEND, Backend, die_with_parent
+from pipeline.logs import set_up_logs
 from pipeline.paper import AblationName, TableFormat, TableName
 from pipeline.params import DatasetName, load_params
 
@@ -129,6 +128,14 @@ def train(dataset: DatasetArgument) -> None:
 
     A killed run goes on where its last checkpoint was (.work/), and ends with the same weights.
     Parameters: model, loss, augment, train.
+
+    On several GPUs of this machine: set train.processes to their number. On several machines that share the
+    project's folder: set it to the number of all their GPUs, and on each machine run, with the same HOST,
+
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m pipeline train
+    DATASET
+
+    and then, on one, dvc commit train@DATASET.
     """
     from pipeline.train import train as run
 
@@ -208,9 +215,7 @@ def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and status 1."""
-    console = Console(stderr=True)
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    set_up_logs()
     try:
         app(prog_name="dgrl")
     except InputError as error:

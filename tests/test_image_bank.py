@@ -44,9 +44,12 @@ def picture(number: int) -> Image:
     return named_generator("test_image_bank", number).integers(0, 256, size, np.uint8)
 
 
-@pytest.mark.parametrize("storage", ["device", "memory", "file"])
-def test_a_bank_has_every_picture_at_the_size(table: Path, storage: Storage, tmp_path: Path) -> None:
-    bank = load_bank(table, 64, 32, storage=storage, device=CPU, file=tmp_path / "bank.npy")
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("device", [None, CPU])
+def test_a_bank_has_every_picture_at_the_size(
+    table: Path, mapped: bool, device: torch.device | None, tmp_path: Path
+) -> None:
+    bank = load_bank(table, 64, 32, device=device, file=tmp_path / "bank.npy" if mapped else None)
     expected = [
         picture(0),
         cv2.resize(picture(1), (32, 64), interpolation=cv2.INTER_CUBIC),
@@ -62,9 +65,9 @@ def test_a_bank_has_every_picture_at_the_size(table: Path, storage: Storage, tmp
 
 def test_a_file_is_decoded_once(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "bank.npy"
-    first = load_bank(table, 64, 32, storage="file", file=file)
+    first = load_bank(table, 64, 32, file=file)
     monkeypatch.setattr("dgrl.training.image_bank._decode", None)
-    second = load_bank(table, 64, 32, storage="file", file=file)
+    second = load_bank(table, 64, 32, file=file)
     assert torch.equal(first.images, second.images)
 
 
@@ -75,9 +78,9 @@ def test_a_file_that_was_cut_short_is_not_taken(
     with monkeypatch.context() as patch:
         patch.setattr("dgrl.training.image_bank.resize", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            load_bank(table, 64, 32, storage="file", file=file)
+            load_bank(table, 64, 32, file=file)
     assert not list(tmp_path.iterdir())
-    bank = load_bank(table, 64, 32, storage="file", file=file)
+    bank = load_bank(table, 64, 32, file=file)
     np.testing.assert_array_equal(bank.images[0].permute(1, 2, 0).numpy(), picture(0))
 
 

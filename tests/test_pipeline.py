@@ -119,6 +119,26 @@ def test_training_survives_kill_9(project: Path) -> None:
     assert not list((project / ".work").glob("train-*"))
 
 
+def test_two_processes_share_the_training_and_survive_kill_9(project: Path) -> None:
+    params = project / "params.yaml"
+    text = params.read_text().replace("processes: 1", "processes: 2").replace(" epochs: 12", " epochs: 4")
+    params.write_text(text)
+    rerun = ["repro", "--force", "--no-run-cache", "--single-item", "train@synthetic"]
+    try:
+        assert "steps on 2 x cpu" in dvc(project, *rerun)
+        expected = hashlib.sha256((project / MODEL).read_bytes()).hexdigest()
+        with started(project, rerun) as run:
+            wait_for(lambda: list((project / ".work").glob("train-*/checkpoint.pt")))
+            os.kill(find_training(project, run), signal.SIGKILL)
+            run.wait()
+        assert "resume at step" in dvc(project, *rerun)
+        assert hashlib.sha256((project / MODEL).read_bytes()).hexdigest() == expected
+        assert not list((project / ".work").glob("train-*"))
+    finally:
+        git(project, "checkout", ".")
+        dvc(project, "checkout")
+
+
 def started(project: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     return subprocess.Popen(

@@ -22,6 +22,9 @@ class Draw:
     offset: Tensor  # [B, 2] int64: top and left of the crop in the padded picture
     erase: Tensor  # [B, 4] int64: top, bottom, left, right; empty where nothing is erased
 
+    def __getitem__(self, pairs: slice) -> "Draw":
+        return Draw(self.flip[pairs], self.offset[pairs], self.erase[pairs])
+
 
 def draw(params: AugmentParams, count: int, height: int, width: int, generator: torch.Generator) -> Draw:
     """Draw for ``count`` pairs of ``height`` x ``width`` pictures.

@@ -88,7 +88,6 @@ def load_bank(
     height: int,
     width: int,
     *,
-    storage: Storage = "memory",
     device: torch.device | None = None,
     file: Path | None = None,
 ) -> ImageBank:
@@ -98,24 +97,23 @@ def load_bank(
         table: the folder.
         height: pixels.
         width: pixels.
-        storage: where the pictures lie.
-        device: for the storage ``device``.
-        file: for the storage ``file``; if it exists it is taken as it is, else it is written.
+        device: where the pictures lie; default in memory.
+        file: a file to decode into, and to map into memory; if it exists it is taken as it is.
     """
     keys = read_keys(table)
     shape = (len(keys), 3, height, width)
-    if storage == "file":
-        assert file is not None
+    if file is None:
+        decoded = np.empty(shape, np.uint8)
+        _decode(table, decoded)
+    else:
         if not file.exists():
             with atomic_file(file) as building:
                 mapped = np.lib.format.open_memmap(building, "w+", np.uint8, shape)
                 _decode(table, mapped)
                 mapped.flush()
-        return ImageBank(torch.from_numpy(np.load(file, mmap_mode="c")), keys)
-    decoded = np.empty(shape, np.uint8)
-    _decode(table, decoded)
+        decoded = np.load(file, mmap_mode="c")
     images = torch.from_numpy(decoded)
-    return ImageBank(images.to(device) if storage == "device" else images, keys)
+    return ImageBank(images if device is None else images.to(device), keys)
 
 
 def resize(image: Image, height: int, width: int) -> Image:

@@ -14,6 +14,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Storage = Literal["device", "memory", "file"]  # on the GPU, in memory, in a file mapped into it
 WrtForm = Literal["stable", "reference"]
+CompileMode = Literal["none", "default", "cuda_graphs"]
 
 
 class LossParams(Section):
@@ -54,7 +55,10 @@ class TrainParams(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0  # (d) linear, from a hundredth of the learning rate
     clip_norm: Annotated[float, Field(ge=0)] = 0.0  # (d) largest norm of the gradient; 0 = off
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # (d) averages 1 / (1 - decay) steps; 0 = off
+    processes: Positive = 1  # that share each batch, one per GPU
+    sync_batch_norm: bool = False  # (d) statistics of the whole batch, not of each GPU's share
     storage: Literal["auto", Storage] = "auto"  # of the decoded pictures: where they fit
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
+    compile: CompileMode = "none"  # torch.compile, if its losses are equal; cuda_graphs: with CUDA graphs
     log_every: Positive = 20  # steps
     checkpoint_every: Positive = 100  # steps

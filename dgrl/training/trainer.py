@@ -4,12 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dgrl.device import default_device
@@ -20,11 +19,12 @@ from dgrl.model.params import ModelParams
 from dgrl.model.weights import initialise
 from dgrl.progress import progress
 from dgrl.random import named_seed
-from dgrl.training.augment import augment, draw
+from dgrl.training.batches import Batches
 from dgrl.training.checkpoint import load_checkpoint, save_checkpoint
+from dgrl.training.compiled import compile_network
+from dgrl.training.distributed import ALONE, Ranks
 from dgrl.training.image_bank import ImageBank
 from dgrl.training.params import AugmentParams, LossParams, TrainParams
-from dgrl.training.sampler import Indices, PersonBatchSampler
 
 Log = Callable[[int, Mapping[str, float]], None]  # step, figures
 
@@ -53,32 +53,128 @@ class Schedule:
 class Meter:
     """Loss terms of the steps since the last report, kept on the device so that no step waits for them."""
 
-    terms: list[Tensor] = field(default_factory=list)
+    ranks: Ranks
+    names: list[str] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
-    def report(self, names: list[str], last_step: int, rate: float, images: int) -> dict[str, float]:
-        """Mean of each term, learning rate and images/s; empties the meter.
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Keep the terms of a step."""
+        self.names = list(terms)
+        self.steps.append(torch.stack([term.detach() for term in terms.values()]))
+
+    def report(self, done: int, rate: float, images: int) -> dict[str, float]:
+        """Mean of each term over steps and ranks, learning rate and images/s; empties the meter.
+
+        Args:
+            done: steps since the training's start.
+            rate: the learning rate of the last of them.
+            images: of a step, over all ranks.
 
         Raises:
             DivergedError: naming the first step whose loss is not finite.
         """
-        values = torch.stack(self.terms).cpu()  # [steps, terms]; the one synchronisation with the device
+        # [steps, terms]; the one synchronisation with the device
+        values = self.ranks.mean(torch.stack(self.steps)).cpu()
         finite = values.isfinite().all(dim=1)
         if not finite.all():
             bad = int((~finite).nonzero()[0])
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values[bad], strict=True))
+            terms = zip(self.names, values[bad], strict=True)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in terms)
             raise DivergedError(
-                f"the loss is not finite at step {last_step - len(values) + 1 + bad} ({shown}; learning rate "
+                f"the loss is not finite at step {done - len(values) + bad} ({shown}; learning rate "
                 f"{rate:.3g}); lower train.learning_rate or raise train.warmup_epochs; the last good "
                 "checkpoint is kept"
             )
         seconds = time.perf_counter() - self.started
-        figures = dict(zip([f"loss/{name}" for name in names], values.mean(dim=0).tolist(), strict=True))
+        means = values.mean(dim=0).tolist()
+        figures = {f"loss/{name}": mean for name, mean in zip(self.names, means, strict=True)}
         figures["loss/total"] = float(values.sum(dim=1).mean())
         figures["learning_rate"] = rate
         figures["images_per_second"] = images * len(values) / seconds
-        self.terms, self.started = [], time.perf_counter()
+        self.steps, self.started = [], time.perf_counter()
         return figures
+
+
+@dataclass
+class Run:
+    """What a training carries from step to step, and so what a checkpoint holds."""
+
+    model: DGRL
+    average: AveragedModel | None
+    optimizer: torch.optim.SGD
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls, model_params: ModelParams, persons: int, params: TrainParams, device: torch.device
+    ) -> "Run":
+        """The network before its first step."""
+        torch.manual_seed(named_seed("network", params.seed))
+        model = DGRL(model_params, persons).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        initialise(model, model_params)
+        optimizer = torch.optim.SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=params.learning_rate,
+            momentum=params.momentum,
+            weight_decay=params.weight_decay,
+            fused=True,
+        )
+        return cls(model, _average(model, params.ema_decay), optimizer)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint, if there is one."""
+        state = load_checkpoint(checkpoint)
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history = state["step"], state["history"]
+        logger.info("resume at step %d", self.step)
+
+    def save(self, checkpoint: Path) -> None:
+        """Write a checkpoint."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+        }
+        save_checkpoint(checkpoint, state)
+
+    def descend(self, loss: Tensor, rate: float, clip_norm: float) -> None:
+        """One step down the gradient of ``loss``."""
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.step += 1
+
+    def trial(self, losses: Callable[[nn.Module], dict[str, Tensor]], network: nn.Module) -> Tensor:
+        """The loss terms of a step that is not taken, and the norm of its gradient: [terms + 1]."""
+        kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        terms = torch.stack(list(losses(network).values()))
+        terms.sum().backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.optimizer.zero_grad()
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(kept[name])
+        return torch.cat([terms.detach(), norm[None]])
+
+    def result(self) -> DGRL:
+        """The network to publish: the moving average, if there is one."""
+        if self.average:
+            self.model.load_state_dict(self.average.module.state_dict())
+        return self.model.eval()
 
 
 def train(
@@ -90,6 +186,7 @@ def train(
     params: TrainParams,
     checkpoint: Path,
     log: Log,
+    ranks: Ranks = ALONE,
 ) -> tuple[DGRL, int]:
     """Train on pairs: the HR and the SR picture of the same image_id.
 
@@ -102,109 +199,61 @@ def train(
         hr: HR pictures.
         sr: their SR twins.
         checkpoint: where to keep the state of the run.
-        log: called with the step and its figures every ``log_every`` steps; after a resume, first with all
-            that had been logged before.
+        log: called, in every rank, with the step and its figures every ``log_every`` steps; after a resume,
+            first with all that had been logged before.
+        ranks: the processes that share the batches; rank 0 writes the checkpoint.
 
     Returns:
         The trained network, which is the moving average of the weights if ``params.ema_decay`` is not 0, and
         its number of persons.
 
     Raises:
-        InputError: if the pictures are not pairs, or there are too few persons for a batch.
+        InputError: if the pictures are not pairs, there are too few persons for a batch, or the ranks cannot
+            share it.
         DivergedError: if the loss is not finite.
     """
-    persons, labels = _classes(hr)
-    twins = torch.from_numpy(_twins(hr, sr))
     device = default_device()
     dtype = _precision(params.precision, device)
-    sampler = PersonBatchSampler(labels, params.persons_per_batch, params.pairs_per_person, params.seed)
-    schedule = Schedule(params, sampler.batches_per_epoch)
-    torch.manual_seed(named_seed("network", params.seed))
-    model = DGRL(model_params, persons).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    initialise(model, model_params)
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=params.learning_rate,
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-        fused=True,
-    )
-    steps = params.epochs * sampler.batches_per_epoch
-    average = _average(model, params.ema_decay)
-    start, history = _resume(checkpoint, model, average, optimizer, log)
-    logger.info(
-        "train %d persons, %d pairs, %d steps on %s in %s", persons, len(labels), steps, device, dtype
-    )
+    batches = Batches(hr, sr, augment_params, params, device, ranks)
+    persons, per_epoch = batches.persons, batches.per_epoch
+    schedule = Schedule(params, per_epoch)
+    run = Run.start(model_params, persons, params, device)
+    run.resume(checkpoint)
+    run.model.train()
 
-    targets = torch.from_numpy(labels).to(device)
-    height, width = hr.images.shape[2:]
-    names: list[str] = []
-    meter = Meter()
-    model.train()
+    def losses(network: nn.Module) -> dict[str, Tensor]:
+        """The terms of the next step."""
+        batch = batches(run.step)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            output = network(batch.hr, batch.sr)
+        return loss_terms(output, batch.targets, loss_params, ranks.gather)
+
+    network = ranks.wrap(run.model, params.sync_batch_norm)
+    network = compile_network(network, params.compile, partial(run.trial, losses), dtype)
+    images = 2 * params.persons_per_batch * params.pairs_per_person
+    steps = params.epochs * per_epoch
+    for figures in run.history:
+        log(int(figures["step"]), {name: value for name, value in figures.items() if name != "step"})
+    where = device.type if ranks.count == 1 else f"{ranks.count} x {device.type}"
+    logger.info("train %d persons, %d pairs, %d steps on %s in %s", persons, len(hr), steps, where, dtype)
+    meter = Meter(ranks)
     with progress("step") as display:
-        bar = display.add_task("train", total=steps, completed=start)
-        for step in range(start, steps):
-            epoch, index = divmod(step, sampler.batches_per_epoch)
-            if index == 0 or step == start:
-                batches = sampler.epoch(epoch)
-            batch = torch.from_numpy(batches[index])
-            generator = torch.Generator().manual_seed(named_seed("augment", params.seed, step))
-            drawn = draw(augment_params, len(batch), height, width, generator)
-            hr_batch = augment(hr.take(batch, device), augment_params.pad, drawn)  # [B, 3, H, W]
-            sr_batch = augment(sr.take(twins[batch], device), augment_params.pad, drawn)
+        bar = display.add_task("train", total=steps, completed=run.step)
+        while run.step < steps:
+            terms = losses(network)
+            rate = schedule(run.step)
+            run.descend(torch.stack(list(terms.values())).sum(), rate, params.clip_norm)
+            meter.add(terms)
 
-            rate = schedule(step)
-            optimizer.param_groups[0]["lr"] = rate
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                output = model(hr_batch, sr_batch)
-            terms = loss_terms(output, targets[batch.to(device)], loss_params)
-            optimizer.zero_grad()
-            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-            if params.clip_norm:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
-            optimizer.step()
-            if average:
-                average.update_parameters(model)
-
-            names = list(terms)
-            meter.terms.append(torch.stack([term.detach() for term in terms.values()]))
-            done = step + 1
-            if done % params.log_every == 0 or done == steps or done % params.checkpoint_every == 0:
-                figures = meter.report(names, step, rate, 2 * len(batch))
-                history.append({"step": done, **figures})
-                log(done, figures)
-            if done % params.checkpoint_every == 0 or done == steps:
-                save_checkpoint(
-                    checkpoint,
-                    {
-                        "step": done,
-                        "model": model.state_dict(),
-                        "average": average.state_dict() if average else {},
-                        "optimizer": optimizer.state_dict(),
-                        "history": history,
-                    },
-                )
-            display.update(bar, completed=done)
-    if average:
-        model.load_state_dict(average.module.state_dict())
-    return model.eval(), persons
-
-
-def _classes(bank: ImageBank) -> tuple[int, Indices]:
-    """Number of persons and the class of each picture; classes follow the sorted person_id."""
-    classes, labels = np.unique(bank.keys.person_id.to_numpy(str), return_inverse=True)
-    return len(classes), labels.astype(np.int64)
-
-
-def _twins(hr: ImageBank, sr: ImageBank) -> Indices:
-    """The row of ``sr`` that belongs to each row of ``hr``."""
-    if lonely := sorted(set(hr.keys.image_id) ^ set(sr.keys.image_id)):
-        raise InputError(
-            f"the HR and SR training tables are not twins: {len(lonely)} image_id without a twin, first "
-            f"{lonely[0]}; run the split and cache_sr stages again"
-        )
-    rows = pd.Index(sr.keys.image_id).get_indexer(pd.Index(hr.keys.image_id))
-    return np.asarray(rows, np.int64)
+            keep = run.step % params.checkpoint_every == 0 or run.step == steps
+            if keep or run.step % params.log_every == 0:
+                figures = meter.report(run.step, rate, images)
+                run.history.append({"step": run.step, **figures})
+                log(run.step, figures)
+            if keep and ranks.rank == 0:
+                run.save(checkpoint)
+            display.update(bar, completed=run.step)
+    return run.result(), persons
 
 
 def _average(model: DGRL, decay: float) -> AveragedModel | None:
@@ -222,20 +271,3 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
             fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
-
-
-def _resume(
-    checkpoint: Path, model: DGRL, average: AveragedModel | None, optimizer: torch.optim.Optimizer, log: Log
-) -> tuple[int, list[dict[str, float]]]:
-    state = load_checkpoint(checkpoint)
-    if state is None:
-        return 0, []
-    model.load_state_dict(state["model"])
-    if average:
-        average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    logger.info("resume at step %d", state["step"])
-    history: list[dict[str, float]] = state["history"]
-    for figures in history:
-        log(int(figures["step"]), {name: value for name, value in figures.items() if name != "step"})
-    return int(state["step"]), history

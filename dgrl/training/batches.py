@@ -1,0 +1,110 @@
+"""The batches of a training: which pairs, and what augmentation makes of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dgrl.errors import InputError
+from dgrl.random import named_seed
+from dgrl.training.augment import augment, draw
+from dgrl.training.distributed import Ranks
+from dgrl.training.image_bank import ImageBank
+from dgrl.training.params import AugmentParams, TrainParams
+from dgrl.training.sampler import Indices, PersonBatchSampler
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs, person by person.
+
+    Attributes:
+        hr: [B, 3, H, W] float32, augmented and normalised, channels_last.
+        sr: as ``hr``, with the same augmentation.
+        targets: class of each pair [B], int64.
+    """
+
+    hr: Tensor
+    sr: Tensor
+    targets: Tensor
+
+
+class Batches:
+    """The batches of a training by the number of their step, a pure function of it; each rank has its share.
+
+    Args:
+        hr: HR pictures.
+        sr: their SR twins.
+        augment_params: the ``augment`` section.
+        params: the ``train`` section.
+        device: where the batches are made.
+        ranks: the processes that share each batch.
+
+    Raises:
+        InputError: if the pictures are not pairs, there are too few persons for a batch, or the ranks cannot
+            share it.
+    """
+
+    def __init__(
+        self,
+        hr: ImageBank,
+        sr: ImageBank,
+        augment_params: AugmentParams,
+        params: TrainParams,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        if params.persons_per_batch % ranks.count:
+            raise InputError(
+                f"train.persons_per_batch = {params.persons_per_batch} cannot be shared by {ranks.count} "
+                "processes; make it a multiple of them"
+            )
+        self.persons, labels = _classes(hr)
+        self.sampler = PersonBatchSampler(
+            labels, params.persons_per_batch, params.pairs_per_person, params.seed
+        )
+        self.per_epoch = self.sampler.batches_per_epoch
+        self._hr, self._sr, self._twins = hr, sr, torch.from_numpy(_twins(hr, sr))
+        self._targets = torch.from_numpy(labels).to(device)
+        self._augment, self._seed, self._device, self._ranks = augment_params, params.seed, device, ranks
+        self._epoch: tuple[int, list[Indices]] = (-1, [])
+
+    def __call__(self, step: int) -> Batch:
+        """This rank's share of the batch of a step."""
+        pairs = torch.from_numpy(self._pairs(step))
+        height, width = self._hr.images.shape[2:]
+        generator = torch.Generator().manual_seed(named_seed("augment", self._seed, step))
+        drawn = draw(self._augment, len(pairs), height, width, generator)
+        share = self._ranks.share(len(pairs))
+        pairs, drawn = pairs[share], drawn[share]
+        return Batch(
+            augment(self._hr.take(pairs, self._device), self._augment.pad, drawn),
+            augment(self._sr.take(self._twins[pairs], self._device), self._augment.pad, drawn),
+            self._targets[pairs.to(self._device)],
+        )
+
+    def _pairs(self, step: int) -> Indices:
+        """The pairs of the whole batch."""
+        epoch, index = divmod(step, self.per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, self.sampler.epoch(epoch)
+        return self._epoch[1][index]
+
+
+def _classes(bank: ImageBank) -> tuple[int, Indices]:
+    """Number of persons and the class of each picture; classes follow the sorted person_id."""
+    classes, labels = np.unique(bank.keys.person_id.to_numpy(str), return_inverse=True)
+    return len(classes), labels.astype(np.int64)
+
+
+def _twins(hr: ImageBank, sr: ImageBank) -> Indices:
+    """The row of ``sr`` that belongs to each row of ``hr``."""
+    if lonely := sorted(set(hr.keys.image_id) ^ set(sr.keys.image_id)):
+        raise InputError(
+            f"the HR and SR training tables are not twins: {len(lonely)} image_id without a twin, first "
+            f"{lonely[0]}; run the split and cache_sr stages again"
+        )
+    rows = pd.Index(sr.keys.image_id).get_indexer(pd.Index(hr.keys.image_id))
+    return np.asarray(rows, np.int64)
