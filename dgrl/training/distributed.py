@@ -131,9 +131,10 @@ def ranks() -> Iterator[Ranks]:
         if local >= gpus:
             raise InputError(f"{locals_} processes on a machine with {gpus} GPUs; lower train.processes")
         torch.cuda.set_device(local)
+        dist.init_process_group("nccl", device_id=torch.device("cuda", local))
     else:
         torch.set_num_threads(max(1, usable_cores() // locals_))
-    dist.init_process_group("nccl" if gpus else "gloo")
+        dist.init_process_group("gloo")
     here = Ranks(dist.get_rank(), count)
     if here.rank:
         logging.disable(logging.INFO)
