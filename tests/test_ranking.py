@@ -3,14 +3,25 @@
 import itertools
 import math
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgrl.errors import InputError
-from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, nearest, rank, single_shot_draws
+from dgrl.evaluation import ranking
+from dgrl.evaluation.ranking import (
+    DISTRACTOR,
+    TIE,
+    Embeddings,
+    Ranking,
+    nearest,
+    rank,
+    single_shot_draws,
+)
 from dgrl.random import named_generator
 
 
@@ -34,7 +45,7 @@ def distances(query, gallery, row):
     return np.round(1 - gallery.features.astype(float) @ query.features[row].astype(float), 5)
 
 
-def slow_multi_shot(query, gallery, length):
+def slow_multi_shot(query, gallery, length, distances=distances):
     """The textbook: sort the whole list of every query and walk down. Non-matches first among equals."""
     firsts, aps, inps, counted = [], [], [], []
     for row, (person, camera) in enumerate(zip(query.person_ids, query.camera_ids, strict=True)):
@@ -70,6 +81,25 @@ def slow_single_shot(query, gallery, length):
         ]
         if ranks:
             curves.append([100 * np.mean([place <= k for place in ranks]) for k in range(1, length + 1)])
+    return np.array(curves)
+
+
+def slow_expected_single_shot(query, gallery, length, distances=distances):
+    """A product of polynomials for every positive, one factor a person: [counted queries, length]."""
+    curves = []
+    for row, (person, camera) in enumerate(zip(query.person_ids, query.camera_ids, strict=True)):
+        distance = distances(query, gallery, row)
+        others = set(gallery.person_ids) - {person, DISTRACTOR}
+        positives = np.flatnonzero((gallery.person_ids == person) & (gallery.camera_ids != camera))
+        within = []
+        for bar in distance[positives]:
+            ahead = np.ones(1)
+            for other in others:
+                chance = np.mean(distance[gallery.person_ids == other] <= bar)
+                ahead = np.convolve(ahead, [1 - chance, chance])
+            within.append(100 * np.pad(ahead, (0, length))[:length].cumsum())
+        if within:
+            curves.append(np.mean(within, axis=0))
     return np.array(curves)
 
 
@@ -214,6 +244,97 @@ def test_properties(seed, chunk, persons):
     assert_same(rank(permuted(query, order), gallery, chunk=chunk), found, order)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    queries=st.integers(1, 25),
+    images=st.integers(1, 150),
+    persons=st.integers(1, 60),
+    distractors=st.integers(0, 40),
+    chunk=st.integers(1, 30),
+    cells=st.integers(1, 20_000),
+    length=st.integers(1, 25),
+)
+def test_any_set_agrees_with_the_definitions(
+    seed, queries, images, persons, distractors, chunk, cells, length
+):
+    """Exactly with tie=0, and with the default as if what is nearly equal were equal."""
+    generator = named_generator("test_ranking", "any", seed)
+    query = random_set(generator, queries, persons, cameras=3)
+    gallery = random_set(generator, images + distractors, persons, cameras=3)
+    gallery.person_ids[images:] = DISTRACTOR
+    gallery.person_ids[0], gallery.camera_ids[0] = query.person_ids[0], 3  # one is counted
+    equal = generator.integers(-3, 4, (queries, images + distractors)) / 4
+    similarities = (equal + generator.integers(-2, 3, equal.shape) * 2.0**-24).astype(np.float32)
+
+    for tie, expected in ((0, similarities), (TIE, equal)):
+        with patch.multiple(ranking, CHUNK_CELLS=40 * cells, BLOCK_CELLS=cells):
+            found = rank(
+                query,
+                gallery,
+                similarity=lambda rows: similarities[rows],
+                cmc_length=length,
+                chunk=chunk,
+                tie=tie,
+            )
+
+        def distances(query, gallery, row, table=expected):
+            return -table[row].astype(float)
+
+        counted, cmc, mean_ap, mean_inp = slow_multi_shot(query, gallery, length, distances)
+        np.testing.assert_array_equal(found.counted, counted)
+        np.testing.assert_allclose(found.cmc, cmc, rtol=0, atol=1e-9)
+        assert found.mean_ap == pytest.approx(mean_ap, abs=1e-9)
+        assert found.mean_inp == pytest.approx(mean_inp, abs=1e-9)
+        single_shot = slow_expected_single_shot(query, gallery, length, distances)
+        np.testing.assert_allclose(found.single_shot[found.counted], single_shot, rtol=0, atol=1e-9)
+
+
+def test_the_queries_of_a_chunk_are_few_where_a_person_has_hundreds_of_images():
+    generator = named_generator("test_ranking", "bounded")
+    query = random_set(generator, 40, persons=30, cameras=2)
+    persons = np.concatenate([np.zeros(400, int), generator.integers(0, 30, 200)])
+    gallery = replace(random_set(generator, 600, persons=1, cameras=2), person_ids=persons)
+    similarities = (query.features @ gallery.features.T).astype(np.float32)
+    lengths = []
+
+    def similarity(rows):
+        lengths.append(len(similarities[rows]))
+        return similarities[rows]
+
+    with patch.object(ranking, "CHUNK_CELLS", 100_000):
+        found = rank(query, gallery, similarity=similarity)
+
+    most = np.bincount(persons).max()
+    assert sum(lengths) == 40
+    assert max(lengths) == 100_000 // (most * 30)
+    assert_same(found, rank(query, gallery))
+
+
+def test_similarities_may_be_tensors():
+    """As those of a GPU are."""
+    generator = named_generator("test_ranking", "tensors")
+    query, gallery = random_set(generator, 40, 8, 2), random_set(generator, 60, 8, 2)
+    features = torch.from_numpy(gallery.features)
+
+    found = rank(
+        query,
+        gallery,
+        similarity=lambda rows: torch.from_numpy(query.features[rows]) @ features.T,
+        device=torch.device("cpu"),
+    )
+
+    assert_same(found, rank(query, gallery))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_what_a_cpu_finds():
+    generator = named_generator("test_ranking", "gpu")
+    query, gallery = random_set(generator, 60, 12, 3), random_set(generator, 300, 12, 3)
+    devices = torch.device("cpu"), torch.device("cuda")
+    assert_same(*(rank(query, gallery, chunk=17, device=device) for device in devices))
+
+
 def permuted(rows, order):
     return Embeddings(rows.features[order], rows.person_ids[order], rows.camera_ids[order])
 
@@ -314,6 +435,9 @@ def test_other_wrong_input_is_named():
         single_shot_draws(GOOD, GOOD, draws=1, seed=0)
     with pytest.raises(InputError, match="chunk = 0"):
         rank(GOOD, gallery, chunk=0)
+    for tie in (-1e-9, math.nan):
+        with pytest.raises(InputError, match="tie = "):
+            rank(GOOD, gallery, tie=tie)
     with pytest.raises(InputError, match="draws = 0"):
         single_shot_draws(GOOD, gallery, draws=0, seed=0)
 

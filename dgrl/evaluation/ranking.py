@@ -1,8 +1,8 @@
 """CMC, mAP and mINP of queries against a gallery, without sorting the gallery.
 
 All three figures follow from the ranks of the positives, and a rank is a count: how many images are at
-least as near. So each query needs one row of similarities and one histogram, and memory stays
-O(chunk x gallery) whatever the number of queries.
+least as near. So each query needs one row of similarities and one histogram over positives and persons, and
+memory stays O(chunk x gallery) whatever the number of queries. PyTorch counts, on a CPU or a GPU.
 
 The protocol is Market-1501's: gallery images of the query's person by the query's camera are left out for
 that query, and a query without any positive left is not counted. Distractors (person id -1: nobody's
@@ -10,28 +10,34 @@ picture) can come before a positive in the whole gallery, but a single-shot gall
 person and so none of them. Junk rows must not be in the gallery.
 
 Ties are decided against the model: an image of somebody else exactly as near as a positive ranks before
-it, so a collapsed model scores nothing. "Exactly" is within ``TIE``, because a matrix product rounds the
-same dot product differently in different blocks. Positives tied with each other count one after another.
+it, so a collapsed model scores nothing. "Exactly" is within ``TIE``, unless another tolerance is asked for,
+because a matrix product rounds the same dot product differently in different blocks. Positives tied with each
+other count one after another.
 
 Percent everywhere: 0 to 100.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from dgrl.device import default_device
 from dgrl.errors import InputError
 from dgrl.random import named_generator
 
 DISTRACTOR = -1  # person id of gallery pictures that show nobody of interest
 TIE = 1e-6  # cosine similarity; a few times float32's rounding of a dot product of unit vectors
+CHUNK_CELLS = 1 << 24  # numbers in an array, at most: 128 MiB in double precision
+BLOCK_CELLS = 1 << 18  # the same where a CPU's cache should hold them
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-Similarity = Callable[[slice], npt.NDArray[np.float32]]  # rows of queries -> [rows, G]
+Similarity = Callable[[slice], npt.NDArray[np.float32] | torch.Tensor]  # rows of queries -> [rows, G]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +142,8 @@ def rank(
     similarity: Similarity | None = None,
     cmc_length: int = 20,
     chunk: int = 256,
+    tie: float = TIE,
+    device: torch.device | None = None,
 ) -> Ranking:
     """Rank the gallery for every query.
 
@@ -147,38 +155,42 @@ def rank(
         gallery: G pictures.
         similarity: of some queries to the whole gallery; by default that of the features.
         cmc_length: K, the length of the CMC curves.
-        chunk: queries at a time. Memory is O(chunk x (gallery + positives per query x persons)).
+        chunk: queries at a time, or as many as keep chunk x gallery and chunk x positives x persons within
+            ``CHUNK_CELLS``.
+        tie: an image of somebody else ranks before a positive that is more similar by no more than this; 0
+            takes the similarities as they come.
+        device: where to compute; by default the GPU if there is one.
 
     Raises:
-        InputError: if features and ids do not fit together, are empty, not finite or not L2-normalised, or
-            if no query has a positive.
+        InputError: if features and ids do not fit together, are empty, not finite or not L2-normalised, if
+            ``tie`` is negative, or if no query has a positive.
     """
     _check_pair(query, gallery)
     _check_positive(cmc_length=cmc_length, chunk=chunk)
+    if not tie >= 0:
+        raise InputError(f"tie = {tie}; give 0 or more")
+    device = device or default_device()
+    similarity = similarity or _cosine(query, gallery, device)
     people = _People(gallery)
-    draws = np.where(people.ids == DISTRACTOR, np.inf, people.sizes)  # no chance to be drawn
+    persons = torch.tensor(people.persons, device=device)
+    sizes = torch.tensor(np.where(people.ids == DISTRACTOR, np.inf, people.sizes), device=device)
+    most = int(people.sizes[people.ids != DISTRACTOR].max(initial=1))
+    chunk = max(1, min(chunk, CHUNK_CELLS // max(len(persons), most * len(sizes))))
     count = len(query.features)
     counted = np.zeros(count, dtype=bool)
     single_shot = np.full((count, cmc_length), np.nan)
     best_rank = np.zeros(count, dtype=np.int64)
     average_precision, inverse_penalty = np.full(count, np.nan), np.full(count, np.nan)
     for start in range(0, count, chunk):
-        ahead_of: dict[int, Integers] = {}
-        for index, similarities in enumerate(_rows(query, people, start, chunk, similarity), start):
-            own, positives = people.find(query.person_ids[index], query.camera_ids[index])
-            if not positives.size:
-                continue
-            ahead = _images_ahead(similarities, own, positives, people)
-            so_far = np.arange(1, len(ahead) + 1)
-            ranks = so_far + ahead.sum(axis=1)
-            best_rank[index] = ranks[0]
-            average_precision[index] = 100 * (so_far / ranks).mean()
-            inverse_penalty[index] = 100 * so_far[-1] / ranks[-1]
-            ahead_of[index] = ahead
-        if ahead_of:
-            found = list(ahead_of)
-            counted[found] = True
-            single_shot[found] = 100 * _expected_cmc(list(ahead_of.values()), draws, cmc_length)
+        rows = slice(start, start + chunk)
+        positives = people.positives(query.person_ids[rows], query.camera_ids[rows])
+        if not positives.rows.size:
+            continue
+        similarities = torch.as_tensor(similarity(rows), device=device)
+        figures = _rank_chunk(similarities, positives, persons, sizes, cmc_length, tie)
+        found = start + positives.rows
+        counted[found] = True
+        best_rank[found], average_precision[found], inverse_penalty[found], single_shot[found] = figures
     return Ranking(counted, single_shot, best_rank, average_precision, inverse_penalty)
 
 
@@ -213,19 +225,21 @@ def single_shot_draws(
     _check_pair(query, gallery)
     _check_positive(draws=draws, cmc_length=cmc_length, chunk=chunk)
     people = _People(gallery)
-    found = [people.find(*ids) for ids in zip(query.person_ids, query.camera_ids, strict=True)]
-    counted = np.array([positives.size > 0 for _, positives in found])
+    positives = people.positives(query.person_ids, query.camera_ids)
+    counted = np.zeros(len(query.features), dtype=bool)
+    counted[positives.rows] = True
     _check_counted(counted)
-    own = np.array([person for person, positives in found if positives.size])
-    choices = [positives for _, positives in found if positives.size]
-    features = query.features[counted]
+    own = positives.own
+    features = query.features[positives.rows]
     curves = np.empty((draws, cmc_length))
     for draw in range(draws):
         where = named_generator("single_shot", seed, draw).random(len(people.sizes))  # [J]
-        true = [columns[int(where[j] * len(columns))] for j, columns in zip(own, choices, strict=True)]
-        drawn = people.features[people.first + (where * people.sizes).astype(np.int64)]  # [J, D]
+        chosen = (where[own] * positives.counts).astype(np.int64)
+        true = positives.columns[np.arange(len(own)), chosen]
+        places = people.first + (where * people.sizes).astype(np.int64)
+        drawn = gallery.features[people.order[places]]  # [J, D]
         drawn[people.ids == DISTRACTOR] = np.nan  # nearer than nothing
-        ranks = _drawn_ranks(features, people.features[true], drawn, own, chunk)
+        ranks = _drawn_ranks(features, gallery.features[true], drawn, own, chunk)
         curves[draw] = 100 * (ranks[:, None] <= np.arange(1, cmc_length + 1)).mean(axis=0)
     return curves.mean(axis=0), curves.std(axis=0)
 
@@ -252,88 +266,189 @@ def nearest(query: Embeddings, gallery: Embeddings, *, count: int = 5, chunk: in
     return found
 
 
-class _People:
-    """The gallery in the order of its persons, so that a person's images are neighbours.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Positives:
+    """Where c queries that have positives find them, those with most first.
 
-    ``order`` [G] has the rows of the gallery; ``features`` [G, D], ``camera_ids`` [G] and ``persons`` [G]
-    (0..J-1) are in that order; ``ids``, ``first`` (column of the first image) and ``sizes`` (number of
-    images) are [J].
+    ``rows`` [c] are the queries and ``own`` [c] their persons; ``columns`` [c, P] has the person's images by
+    other cameras, ``counts`` [c] many, and then anything.
+    """
+
+    rows: Integers
+    own: Integers
+    columns: Integers
+    counts: Integers
+
+
+class _People:
+    """The persons 0..J-1 of the gallery.
+
+    ``persons`` [G] says who each image shows and ``order`` [G] has the images person by person; ``ids``,
+    ``first`` (place of the first image in ``order``) and ``sizes`` (number of images) are [J].
     """
 
     def __init__(self, gallery: Embeddings) -> None:
+        self.camera_ids = gallery.camera_ids
         self.order = np.argsort(gallery.person_ids, kind="stable")
-        self.features = gallery.features[self.order]
-        self.camera_ids = gallery.camera_ids[self.order]
-        self.ids, self.first, self.persons, self.sizes = np.unique(
-            gallery.person_ids[self.order], return_index=True, return_inverse=True, return_counts=True
+        self.ids, self.persons, self.sizes = np.unique(
+            gallery.person_ids, return_inverse=True, return_counts=True
         )
+        self.first = np.cumsum(self.sizes) - self.sizes
 
-    def find(self, person_id: np.int64, camera_id: np.int64) -> tuple[int, Integers]:
-        """The person's place in ``ids`` and the columns of the person's images by other cameras."""
-        person = int(np.searchsorted(self.ids, person_id))
-        if person == len(self.ids) or self.ids[person] != person_id:
-            return person, np.empty(0, dtype=np.int64)
-        columns = np.arange(self.first[person], self.first[person] + self.sizes[person])
-        return person, columns[self.camera_ids[columns] != camera_id]
+    def positives(self, person_ids: Integers, camera_ids: Integers) -> _Positives:
+        """Of the queries that show these persons by these cameras: [q] each."""
+        own = np.searchsorted(self.ids, person_ids).clip(max=len(self.ids) - 1)
+        images = np.where(self.ids[own] == person_ids, self.sizes[own], 0)
+        place = np.arange(images.max())
+        columns = self.order[(self.first[own, None] + place).clip(max=len(self.order) - 1)]
+        positive = (place < images[:, None]) & (self.camera_ids[columns] != camera_ids[:, None])
+        counts = positive.sum(axis=1)
+        rows = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+        front = np.argsort(~positive[rows], axis=1, kind="stable")
+        return _Positives(rows, own[rows], np.take_along_axis(columns[rows], front, axis=1), counts[rows])
 
 
-def _rows(
-    query: Embeddings, people: _People, start: int, chunk: int, similarity: Similarity | None
-) -> npt.NDArray[np.float32]:
-    """Similarities [chunk, G] of the queries of a chunk to the gallery in the order of its persons."""
-    rows = slice(start, start + chunk)
-    if similarity is not None:
-        return similarity(rows)[:, people.order]
-    return np.asarray(query.features[rows] @ people.features.T)
+def _cosine(query: Embeddings, gallery: Embeddings, device: torch.device) -> Similarity:
+    if device.type == "cpu":  # NumPy's OpenBLAS takes half the time of PyTorch's MKL where AMD made the CPU
+        return lambda rows: np.asarray(query.features[rows] @ gallery.features.T)
+    features = torch.tensor(gallery.features, device=device)
+    return lambda rows: torch.tensor(query.features[rows], device=device) @ features.T
+
+
+def _rank_chunk(
+    similarities: torch.Tensor,
+    positives: _Positives,
+    persons: torch.Tensor,
+    sizes: torch.Tensor,
+    length: int,
+    tie: float,
+) -> tuple[Integers, Floats, Floats, Floats]:
+    """Best rank, AP, INP and single-shot CMC of the queries that have positives.
+
+    Args:
+        similarities: [q, G].
+        positives: of c <= q queries.
+        persons: [G] int64, whom the images show: 0..J-1.
+        sizes: [J] float64, the images that are drawn from; infinity where none is drawn.
+        length: K.
+        tie: as in ``rank``.
+
+    Returns:
+        [c], [c] and [c], in the order of ``positives``, and [c, K].
+    """
+    device = similarities.device
+    rows, own, columns, counts = (
+        torch.from_numpy(values).to(device)
+        for values in (positives.rows, positives.own, positives.columns, positives.counts)
+    )
+    parts = []
+    for block in _blocks(positives.counts, len(persons), len(sizes), device):
+        distances = similarities.index_select(0, rows[block]).neg_()
+        bars = _bars(distances, columns[block], counts[block]) + tie
+        ahead = _images_ahead(distances, bars, own[block], persons, len(sizes))
+        parts.append(_multi_shot(ahead, counts[block]) + _chances(ahead, counts[block], sizes, length))
+    best_rank, average_precision, inverse_penalty, hopeful, chances, others = (
+        torch.cat(part) for part in zip(*parts, strict=True)
+    )
+    within = torch.segment_reduce(_within(chances, others, length), "sum", lengths=hopeful, axis=0)
+    single_shot = within / counts[:, None]
+    return (
+        best_rank.to(torch.int64).cpu().numpy(),
+        *(100 * figure.cpu().numpy() for figure in (average_precision, inverse_penalty, single_shot)),
+    )
+
+
+def _blocks(counts: Integers, gallery: int, persons: int, device: torch.device) -> Iterator[slice]:
+    """Queries to count for at a time. They have about equally many positives, so that little is padded."""
+    cells = BLOCK_CELLS if device.type == "cpu" else CHUNK_CELLS
+    start = 0
+    while start < len(counts):
+        stop = start + max(1, cells // max(gallery, (int(counts[start]) + 1) * persons))
+        yield slice(start, stop)
+        start = stop
+
+
+def _bars(distances: torch.Tensor, columns: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Distances of the positives, nearest first, then infinity: [q, P]."""
+    places = torch.arange(int(counts[0]), device=counts.device)
+    found = distances.gather(1, columns[:, : len(places)])
+    return found.masked_fill_(places >= counts[:, None], torch.inf).sort(dim=1).values
 
 
 def _images_ahead(
-    similarities: npt.NDArray[np.float32], own: int, positives: Integers, people: _People
-) -> Integers:
-    """How many images of each person are at least as near as each positive, nearest first: [P, J]."""
-    bars = np.sort(similarities[positives])[::-1] - np.float32(TIE)  # [P]
-    persons, size = len(people.ids), len(bars)
-    narrow = np.min_scalar_type(size)  # a count in 0..P, summed several times faster than in 64 bits
-    first_passed = (similarities < bars[:, None]).sum(axis=0, dtype=narrow)  # [G], passes it and all after
-    cells = first_passed.astype(np.int64) * persons + people.persons
-    ahead = np.bincount(cells, minlength=(size + 1) * persons)[: size * persons].reshape(size, persons)
-    ahead[:, own] = 0  # the query's person: positives are counted by their order, the same camera not at all
-    return ahead.cumsum(axis=0)
+    distances: torch.Tensor, bars: torch.Tensor, own: torch.Tensor, persons: torch.Tensor, people: int
+) -> torch.Tensor:
+    """How many images of each person are no farther than each bar: [q, P, J] float64, 0 for the own person.
+
+    The own person's positives are counted by their order, and those by the same camera not at all.
+    """
+    queries, width = bars.shape
+    cells = torch.searchsorted(bars, distances).mul_(people).add_(persons)  # the first bar that is not nearer
+    counts = bars.new_zeros((queries, (width + 1) * people), dtype=torch.float64)
+    counts.scatter_add_(1, cells, counts.new_ones(1, 1).expand_as(cells))
+    counts = counts.view(queries, width + 1, people)
+    counts[torch.arange(queries, device=own.device), :, own] = 0
+    return counts[:, :width].cumsum(dim=1)
 
 
-def _expected_cmc(ahead_of: list[Integers], sizes: Floats, length: int) -> Floats:
-    """Expected single-shot CMC of queries, given ``_images_ahead`` of each: [queries, length] in 0..1."""
-    positives = np.array([len(ahead) for ahead in ahead_of])
-    within = _within(np.concatenate(ahead_of) / sizes, length)  # [all positives, length]
-    starts = np.cumsum(positives) - positives
-    return np.asarray(np.add.reduceat(within, starts, axis=0) / positives[:, None])
+def _multi_shot(ahead: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Best rank, AP and INP: [q] float64 each."""
+    so_far = torch.arange(1, ahead.shape[1] + 1, device=ahead.device)
+    ranks = so_far + ahead.sum(dim=2)
+    precision = so_far / ranks * (so_far <= counts[:, None])
+    hardest = precision.gather(1, counts[:, None] - 1)
+    return ranks[:, 0], precision.sum(dim=1) / counts, hardest[:, 0]
 
 
-def _within(chances: Floats, length: int) -> Floats:
-    """P(rank <= k), k = 1..length, where each person j is ahead with probability ``chances[:, j]``.
-
-    The number of persons ahead is Poisson-binomial. Its distribution is built one person at a time and cut
-    off at ``length``: what falls off the end never comes back. Positives with so many persons ahead that
-    Chernoff's bound P(rank <= length) <= exp(length - mean) (mean / length)^length is below double
-    precision are 0 without further ado.
-
-    Args:
-        chances: [M, J], for each positive the share of person j's images that are at least as near.
+def _chances(
+    ahead: torch.Tensor, counts: torch.Tensor, sizes: torch.Tensor, length: int
+) -> tuple[torch.Tensor, ...]:
+    """The chances of other persons to come before positives that have a chance to be within ``length``.
 
     Returns:
-        [M, length].
+        How many positives of each query have, [q]; the chances, positive by positive; how many of them each
+        of these positives has, [H].
     """
-    mean = np.maximum(chances.sum(axis=1), length)  # the bound needs mean >= length, and is 1 there
-    hopeful = length - mean + length * np.log(mean / length) > np.log(1e-16)
-    ahead = np.zeros((hopeful.sum(), length))  # probability of 0..length-1 persons ahead
-    ahead[:, 0] = 1
-    for chance in np.ascontiguousarray(chances[hopeful].T):
-        rows = np.flatnonzero(chance)
-        moved = ahead[rows] * chance[rows, None]
-        ahead[rows] -= moved
-        ahead[rows, 1:] += moved[:, :-1]
-    within = np.zeros((len(chances), length))
-    within[hopeful] = np.minimum(ahead.cumsum(axis=1), 1)
+    real = torch.arange(ahead.shape[1], device=ahead.device) < counts[:, None]
+    hopeful = real & _hopeful(ahead @ (1 / sizes), length)
+    chances = ahead[hopeful] / sizes
+    some = chances > 0
+    return hopeful.sum(dim=1), chances[some], some.sum(dim=1)
+
+
+def _hopeful(mean: torch.Tensor, length: int) -> torch.Tensor:
+    """Whether P(rank <= length) may be above double precision, if so many persons are ahead in the mean.
+
+    It is not where Chernoff's bound exp(length - mean) (mean / length)^length, for mean >= length, is below.
+    """
+    mean = mean.clamp(min=length)
+    return length - mean + length * torch.log(mean / length) > math.log(1e-16)
+
+
+def _within(chances: torch.Tensor, others: torch.Tensor, length: int) -> torch.Tensor:
+    """P(rank <= k), k = 1..length, where other persons come before with the given chances.
+
+    The number of persons ahead is Poisson-binomial. Its distribution is built one person at a time, for all
+    positives that have as many, and cut off at ``length``: what falls off the end never comes back.
+
+    Args:
+        chances: float64, positive by positive.
+        others: [H] int64, how many of them each positive has.
+
+    Returns:
+        [H, length] float64.
+    """
+    filled = torch.arange(max(others.tolist(), default=0), device=others.device) < others[:, None]
+    table = chances.new_zeros(filled.shape)
+    table[filled] = chances
+    order = others.argsort(descending=True)  # a person more is there for ever fewer positives
+    table = table[order].T.contiguous()
+    ahead = chances.new_zeros((length + 1, len(others)))  # nothing, then P(0 persons), P(1 person), ...
+    ahead[1] = 1
+    for chance, rows in zip(table, filled.sum(dim=0).tolist(), strict=True):
+        ahead[1:, :rows] = torch.lerp(ahead[1:, :rows], ahead[:-1, :rows], chance[:rows])
+    within = torch.empty_like(ahead[1:].T)
+    within[order] = ahead[1:].cumsum(dim=0).clamp_(max=1).T
     return within
 
 

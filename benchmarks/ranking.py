@@ -1,0 +1,226 @@
+"""How fast queries are ranked, from features to figures, beside torchreid, and in how much memory.
+
+python benchmarks/ranking.py TORCHREID            (a checkout or an unpacked sdist of torchreid)
+python benchmarks/ranking.py TORCHREID --million  (also a gallery of a million pictures)
+
+The set has Market-1501's size: 3,368 queries, 15,913 gallery pictures (2,798 of them distractors) of 750
+persons by 6 cameras, 512 dimensions, drawn from a seed: in loose clusters as an easy set and a hard one.
+Ours includes the exact single-shot CMC, which torchreid has not. Torchreid's time is that of its distance
+matrix and of its evaluate_rank. To compare figures both rank the same similarities; then only roundings
+differ. torchreid's extension is built in a temporary folder, if its source and Cython are there.
+"""
+
+import argparse
+import importlib.util
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, rank
+from dgrl.random import named_generator
+
+Matrix = npt.NDArray[np.float32]
+
+QUERIES, GALLERY, DISTRACTORS, PERSONS, CAMERAS = 3368, 15913, 2798, 750, 6
+DIMENSIONS, LATENT = 512, 32
+EASY, HARD = 0.6, 1.0  # how far a person's pictures spread; the persons themselves 1
+LENGTH = 20
+MILLION, MILLIONS_PERSONS, MILLIONS_QUERIES = 1_000_000, 50_000, 300
+
+
+class Crowd:
+    """Pictures of persons, around one point a person, shifted by camera, in few of the dimensions."""
+
+    def __init__(self, persons: int, spread: float) -> None:
+        self.generator = named_generator("benchmark ranking", persons)
+        self.spread = spread
+        self.persons = self.generator.normal(size=(persons, LATENT))
+        self.cameras = self.generator.normal(0, 0.3, (CAMERAS, LATENT))
+        self.basis = self.generator.normal(size=(LATENT, DIMENSIONS)).astype(np.float32)
+
+    def pictures(self, person_ids: Any, camera_ids: Any) -> Embeddings:
+        features = np.empty((len(person_ids), DIMENSIONS), np.float32)
+        for start in range(0, len(features), 1000):
+            rows = slice(start, start + 1000)
+            nobody = (person_ids[rows] == DISTRACTOR)[:, None]
+            centres = self.persons[person_ids[rows]]
+            centres = np.where(nobody, self.generator.normal(size=centres.shape), centres)
+            noise = self.generator.normal(0, self.spread, centres.shape)
+            points = (centres + self.cameras[camera_ids[rows]] + noise).astype(np.float32) @ self.basis
+            features[rows] = points / np.linalg.norm(points, axis=1, keepdims=True)
+        return Embeddings(features, person_ids, camera_ids)
+
+
+def market_like(spread: float) -> tuple[Embeddings, Embeddings]:
+    """Query and gallery; persons have from 2 to some 70 gallery pictures, and a query for most cameras."""
+    crowd = Crowd(PERSONS, spread)
+    generator = crowd.generator
+    weights = generator.gamma(2.0, size=PERSONS) + 0.2
+    spare = GALLERY - DISTRACTORS - 2 * PERSONS
+    sizes = 2 + generator.multinomial(spare, weights / weights.sum())
+    shown = np.repeat(np.arange(PERSONS), sizes)
+    persons = generator.permutation(np.concatenate([shown, np.full(DISTRACTORS, DISTRACTOR)]))
+    seen = generator.permutation(PERSONS * CAMERAS)[:QUERIES]
+    gallery = crowd.pictures(persons, generator.integers(0, CAMERAS, GALLERY))
+    return crowd.pictures(seen // CAMERAS, seen % CAMERAS), gallery
+
+
+def million() -> tuple[Embeddings, Embeddings]:
+    crowd = Crowd(MILLIONS_PERSONS, EASY)
+    ids = crowd.generator.permutation(np.arange(MILLION) % MILLIONS_PERSONS)
+    gallery = crowd.pictures(ids, crowd.generator.integers(0, CAMERAS, MILLION))
+    chosen = crowd.generator.integers(0, MILLIONS_PERSONS, MILLIONS_QUERIES)
+    return crowd.pictures(chosen, crowd.generator.integers(0, CAMERAS, MILLIONS_QUERIES)), gallery
+
+
+def best(function: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
+    """The least seconds, and what the function returns."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds), result
+
+
+def figures(ranking: Ranking) -> str:
+    found = ranking.metrics()
+    return ", ".join(f"{name} {found[name]:.2f}" for name in ("rank1", "multi_shot.rank1", "mAP", "mINP"))
+
+
+def load(file: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(file)
+    module = importlib.util.module_from_spec(spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchreid's, that its extension is not built
+        spec.loader.exec_module(module)
+    return module
+
+
+def build_extension(metrics: Path, folder: Path) -> ModuleType:
+    """Torchreid's Cython code, built in a copy.
+
+    Raises:
+        RuntimeError: in one line, why it cannot be.
+    """
+    source = metrics / "rank_cylib"
+    if not (source / "rank_cy.pyx").exists():
+        raise RuntimeError(f"{source} has no rank_cy.pyx (the sdist lacks it, a checkout has it)")
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return load(next(folder.glob("rank_cy*.so")), "rank_cy")
+
+
+class Torchreid:
+    """The peer's functions, loaded from its files alone: the package wants more than is needed here."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        ranks = sorted(root.rglob("metrics/rank.py"))
+        if not ranks:
+            raise SystemExit(
+                f"no metrics/rank.py below {root}; give a checkout or unpacked sdist of torchreid"
+            )
+        self.distances = load(ranks[0].with_name("distance.py"), "distance").compute_distance_matrix
+        self.rank = load(ranks[0], "rank")
+        self.kinds = ["Python"]
+        try:
+            self.rank.evaluate_cy = build_extension(ranks[0].parent, folder).evaluate_cy  # type: ignore[attr-defined]
+            self.rank.IS_CYTHON_AVAI = True  # type: ignore[attr-defined]
+            self.kinds.insert(0, "Cython")
+        except RuntimeError as reason:
+            print(f"not measured: torchreid's Cython ranking, because {reason}")
+
+    def product(self, query: Embeddings, gallery: Embeddings) -> Matrix:
+        pair = (torch.from_numpy(side.features) for side in (query, gallery))
+        return np.asarray(self.distances(*pair, "cosine"))
+
+    def evaluate(self, distances: Matrix, query: Embeddings, gallery: Embeddings, kind: str) -> Any:
+        """CMC and mAP, from 0 to 1."""
+        ids = query.person_ids, gallery.person_ids, query.camera_ids, gallery.camera_ids
+        return self.rank.evaluate_rank(distances, *ids, max_rank=LENGTH, use_cython=kind == "Cython")
+
+
+def compare(torchreid: Torchreid, spread: float, kinds: list[str]) -> None:
+    query, gallery = market_like(spread)
+    ours, ranking = best(lambda: rank(query, gallery))
+    with patch("dgrl.evaluation.ranking._hopeful", lambda mean, length: mean < 0):
+        without, _ = best(lambda: rank(query, gallery))
+    print(f"spread {spread}: {figures(ranking)}")
+    print(f"  ours              {ours:6.2f} s, of which the single-shot CMC {ours - without:.2f} s")
+    product, distances = best(lambda: torchreid.product(query, gallery))
+    same = rank(query, gallery, similarity=lambda rows: -distances[rows], cmc_length=LENGTH, tie=0)
+    for kind in kinds:
+        repeats = 1 if kind == "Python" else 3
+        seconds, (cmc, mean_ap) = best(partial(torchreid.evaluate, distances, query, gallery, kind), repeats)
+        seconds += product
+        apart = max(np.abs(same.cmc / 100 - cmc).max(), abs(same.mean_ap / 100 - mean_ap))
+        print(f"  torchreid, {kind} {seconds:6.2f} s, of which distances {product:.2f} s,", end=" ")
+        print(f"{seconds / ours:.1f} times ours; CMC and mAP, from 0 to 1, differ by {apart:.0e} at most")
+
+
+def memory(make: Callable[..., tuple[Embeddings, Embeddings]], *args: float) -> None:
+    """In a process of its own, so that nothing else counts."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        before, peak, seconds, found, size = pool.submit(ranked_alone, make, *args).result()
+    print(
+        f"{size}: {seconds:.2f} s, {peak} MB resident at most, {peak - before} MB more than before; {found}"
+    )
+
+
+def ranked_alone(
+    make: Callable[..., tuple[Embeddings, Embeddings]], *args: float
+) -> tuple[int, int, float, str, str]:
+    """Resident MB before and at most, seconds, figures and size of one ranking."""
+    query, gallery = make(*args)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    seconds, ranking = best(lambda: rank(query, gallery), repeats=1)
+    size = f"{len(query.features)} x {len(gallery.features)} x {gallery.features.shape[1]}"
+    return before, resident("VmHWM"), seconds, figures(ranking), size
+
+
+def resident(field: str) -> int:
+    """MB of this process: VmRSS now, VmHWM at most."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) // 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("torchreid", type=Path)
+    parser.add_argument("--million", action="store_true", help="also rank a gallery of a million pictures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        torchreid = Torchreid(options.torchreid, Path(folder))
+        compare(torchreid, EASY, torchreid.kinds)
+        compare(torchreid, HARD, torchreid.kinds[:-1])  # a minute or more, for the same ratio
+    memory(market_like, EASY)
+    memory(market_like, HARD)
+    if options.million:
+        memory(million)
+
+
+if __name__ == "__main__":
+    main()
