@@ -351,11 +351,16 @@ def _rank_chunk(
         torch.cat(part) for part in zip(*parts, strict=True)
     )
     within = torch.segment_reduce(_within(chances, others, length), "sum", lengths=hopeful, axis=0)
-    single_shot = within / counts[:, None]
     return (
         best_rank.to(torch.int64).cpu().numpy(),
-        *(100 * figure.cpu().numpy() for figure in (average_precision, inverse_penalty, single_shot)),
+        _percent(average_precision),
+        _percent(inverse_penalty),
+        _percent(within / counts[:, None]),
     )
+
+
+def _percent(share: torch.Tensor) -> Floats:
+    return np.asarray(100 * share.cpu().numpy())
 
 
 def _blocks(counts: Integers, gallery: int, persons: int, device: torch.device) -> Iterator[slice]:
