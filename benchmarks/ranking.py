@@ -12,15 +12,12 @@ differ. torchreid's extension is built in a temporary folder, if its source and 
 
 import argparse
 import importlib.util
-import multiprocessing
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +27,7 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 import torch
+from measure import best, in_a_child, peak, resident, timed
 
 from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, rank
 from dgrl.random import named_generator
@@ -86,16 +84,6 @@ def million() -> tuple[Embeddings, Embeddings]:
     gallery = crowd.pictures(ids, crowd.generator.integers(0, CAMERAS, MILLION))
     chosen = crowd.generator.integers(0, MILLIONS_PERSONS, MILLIONS_QUERIES)
     return crowd.pictures(chosen, crowd.generator.integers(0, CAMERAS, MILLIONS_QUERIES)), gallery
-
-
-def best(function: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
-    """The least seconds, and what the function returns."""
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        result = function()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds), result
 
 
 def figures(ranking: Ranking) -> str:
@@ -178,31 +166,22 @@ def compare(torchreid: Torchreid, spread: float, kinds: list[str]) -> None:
         print(f"{seconds / ours:.1f} times ours; CMC and mAP, from 0 to 1, differ by {apart:.0e} at most")
 
 
-def memory(make: Callable[..., tuple[Embeddings, Embeddings]], *args: float) -> None:
-    """In a process of its own, so that nothing else counts."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        before, peak, seconds, found, size = pool.submit(ranked_alone, make, *args).result()
-    print(
-        f"{size}: {seconds:.2f} s, {peak} MB resident at most, {peak - before} MB more than before; {found}"
-    )
+def report_memory(make: Callable[..., tuple[Embeddings, Embeddings]], *args: float) -> None:
+    seconds, found, size, before, peak = in_a_child(ranked_alone, make, *args)
+    print(f"{size}: {seconds:.2f} s, {peak:.0f} MB resident at most, {peak - before:.0f} MB of it ", end="")
+    print(f"more than before; {found}")
 
 
 def ranked_alone(
     make: Callable[..., tuple[Embeddings, Embeddings]], *args: float
-) -> tuple[int, int, float, str, str]:
-    """Resident MB before and at most, seconds, figures and size of one ranking."""
+) -> tuple[float, str, str, float, float]:
+    """Seconds, figures and size of one ranking, resident MB before and at most."""
     query, gallery = make(*args)
-    before = resident("VmRSS")
+    before = resident().total
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    seconds, ranking = best(lambda: rank(query, gallery), repeats=1)
+    seconds, ranking = timed(lambda: rank(query, gallery))
     size = f"{len(query.features)} x {len(gallery.features)} x {gallery.features.shape[1]}"
-    return before, resident("VmHWM"), seconds, figures(ranking), size
-
-
-def resident(field: str) -> int:
-    """MB of this process: VmRSS now, VmHWM at most."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) // 1000
+    return seconds, figures(ranking), size, before, peak()
 
 
 def main() -> None:
@@ -216,10 +195,10 @@ def main() -> None:
         torchreid = Torchreid(options.torchreid, Path(folder))
         compare(torchreid, EASY, torchreid.kinds)
         compare(torchreid, HARD, torchreid.kinds[:-1])  # a minute or more, for the same ratio
-    memory(market_like, EASY)
-    memory(market_like, HARD)
+    report_memory(market_like, EASY)
+    report_memory(market_like, HARD)
     if options.million:
-        memory(million)
+        report_memory(million)
 
 
 if __name__ == "__main__":

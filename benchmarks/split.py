@@ -10,15 +10,14 @@ cv2.imwrite (JPEG), one file an image, no keys, no digests. All read from and wr
 import argparse
 import resource
 import tempfile
-import time
 import zipfile
-from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import cv2
+from measure import timed
 
 from dgrl.datasets import market1501
 from dgrl.mlr import MlrParams
@@ -31,23 +30,18 @@ from pipeline.split import split
 PRESET = Path(__file__).parents[1] / "presets/paper.yaml"
 
 
-def timed(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
 def split_timed(params: Params, workers: int) -> tuple[float, float]:
     """Seconds of the stage and of its pool."""
     pool = []
 
     def timed_map(*args: Any, **options: Any) -> list[Any]:
-        results: list[Any] = []
-        pool.append(timed(lambda: results.extend(map_shards(*args, **options))))
+        seconds, results = timed(lambda: map_shards(*args, **options))
+        pool.append(seconds)
         return results
 
     with patch("pipeline.split.map_shards", timed_map):
-        return timed(lambda: split("market1501", params, workers)), pool[0]
+        seconds, _ = timed(lambda: split("market1501", params, workers))
+        return seconds, pool[0]
 
 
 def plain_loop(archive: Path, folder: Path) -> float:
@@ -65,7 +59,7 @@ def plain_loop(archive: Path, folder: Path) -> float:
             low = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             cv2.imwrite(str(folder / "out" / Path(name).name), low)
 
-    return timed(loop)
+    return timed(loop)[0]
 
 
 def size_of(folder: Path) -> float:

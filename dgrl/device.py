@@ -1,16 +1,35 @@
-"""Where tensors are computed, and how much memory there is."""
+"""Where tensors are computed, by how many processes, and how much memory there is."""
 
+import ctypes
+import os
+import sys
 from pathlib import Path
 
 import psutil
 import torch
 
+from dgrl.processes import usable_cores
+
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # malloc.h
 _CGROUP = Path("/sys/fs/cgroup")  # version 2: what a container may take
 
 
 def default_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(count)]
+    return names[:count]
+
+
+def default_workers() -> int:
+    """Processes that compute at once: one per GPU, or one per usable core where there is none."""
+    return len(gpus()) or usable_cores()
 
 
 def free_memory(device: torch.device) -> int:
@@ -23,3 +42,15 @@ def free_memory(device: torch.device) -> int:
     except OSError:  # not in a container, or an older one
         return free
     return free if limit == "max" else min(free, int(limit) - int(used))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors for new ones, not hand it back to the system.
+
+    It would map what is over 32 MiB, as a CPU's activations at 256x128 are, anew each time, and each time the
+    system would clear its pages: a fifth of a training step. Nothing changes without glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, -1)

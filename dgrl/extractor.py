@@ -1,7 +1,10 @@
 """Pictures in, embeddings out: the door for other programs."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgrl.device import default_device
+from dgrl.device import default_device, gpus
 from dgrl.images import Image
 from dgrl.model.network import DGRL, Stream
+from dgrl.processes import imap
 from dgrl.progress import track
 from dgrl.training.augment import normalise
 from dgrl.training.checkpoint import load_model
@@ -27,25 +31,47 @@ class Extractor:
     >>> similarity = queries @ gallery.T  # doctest: +SKIP
     """
 
-    def __init__(self, model: DGRL, height: int, width: int, *, flip: bool = False, batch: int = 64) -> None:
-        self.device = default_device()
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.height, self.width, self.flip, self.batch = height, width, flip, batch
-
-    @classmethod
-    def load(cls, path: Path, *, flip: bool = False, batch: int = 64) -> "Extractor":
-        """Load the ``model.safetensors`` of a training.
+    def __init__(
+        self,
+        model: DGRL,
+        height: int,
+        width: int,
+        *,
+        flip: bool = False,
+        batch: int = 64,
+        workers: int | None = None,
+    ) -> None:
+        """Take a network to this machine's GPU, if it has one.
 
         Args:
-            path: the file.
+            model: it is put into evaluation mode.
+            height: of its pictures, in pixels.
+            width: likewise.
             flip: average the embeddings of a picture and of its mirror image.
             batch: pictures at once.
+            workers: processes with a thread or a GPU each, on whose number the bytes do not depend; default
+                this process with torch's threads.
+        """
+        self.device = default_device()
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.height, self.width, self.flip, self.batch, self.workers = height, width, flip, batch, workers
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle the network on the CPU; the process that reads it has a device of its own."""
+        build = partial(Extractor, flip=self.flip, batch=self.batch, workers=self.workers)
+        return build, (copy.deepcopy(self.model).cpu(), self.height, self.width)
+
+    @classmethod
+    def load(
+        cls, path: Path, *, flip: bool = False, batch: int = 64, workers: int | None = None
+    ) -> "Extractor":
+        """Load the ``model.safetensors`` of a training; see ``Extractor``.
 
         Raises:
             InputError: if the file is missing or not one of DGRL's.
         """
         model, params = load_model(path)
-        return cls(model, params.height, params.width, flip=flip, batch=batch)
+        return cls(model, params.height, params.width, flip=flip, batch=batch, workers=workers)
 
     def embed(self, images: Sequence[Image], stream: Stream) -> npt.NDArray[np.float32]:
         """Embed pictures of any size.
@@ -62,14 +88,24 @@ class Extractor:
 
     def embed_tensor(self, images: Tensor, stream: Stream) -> npt.NDArray[np.float32]:
         """Embed [N, 3, height, width] uint8 pictures that have the network's size already."""
-        parts = []
         starts = range(0, len(images), self.batch)
+        batches = (images[start : start + self.batch].numpy(force=True) for start in starts)
+        parts = track(self._parts(batches, stream, len(starts)), f"embed {stream}", len(starts), "batch")
+        return np.concatenate(list(parts))
+
+    def _parts(
+        self, batches: Iterator[npt.NDArray[np.uint8]], stream: Stream, count: int
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        embed = partial(self._embed_batch, stream=stream)
+        if self.workers is None:
+            return map(embed, batches)
+        workers = min(self.workers, count)
+        return imap(embed, batches, workers=workers, description=f"embed {stream}", gpus=gpus())
+
+    def _embed_batch(self, images: npt.NDArray[np.uint8], stream: Stream) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            for start in track(starts, f"embed {stream}", len(starts), "batch"):
-                batch = normalise(images[start : start + self.batch].to(self.device))
-                embedding = self.model.embed(batch, stream)
-                if self.flip:
-                    mirrored = self.model.embed(batch.flip(3), stream)
-                    embedding = F.normalize(embedding + mirrored, dim=1)
-                parts.append(embedding.cpu())
-        return np.asarray(torch.cat(parts).numpy())
+            batch = normalise(torch.from_numpy(images).to(self.device))
+            embeddings = self.model.embed(batch, stream)
+            if self.flip:
+                embeddings = F.normalize(embeddings + self.model.embed(batch.flip(3), stream), dim=1)
+            return np.asarray(embeddings.cpu().numpy())

@@ -31,7 +31,10 @@ DatasetArgument = Annotated[DatasetName, typer.Argument(help="The dataset, one o
 DatasetOption = Annotated[
     DatasetName | None, typer.Option(help="One of params.yaml's `datasets`; default all.")
 ]
-WorkersOption = Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(help="Processes; default one per core, or one per GPU where a GPU computes.", min=1),
+]
 BackendOption = Annotated[
     Backend,
     typer.Option(
@@ -97,14 +100,14 @@ def pretrain_sr(
 
 
 @app.command("cache-sr")
-def cache_sr(dataset: DatasetArgument) -> None:
+def cache_sr(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
     """Compute the super-resolved (SR) picture of every LR picture, into data/<dataset>/sr.
 
-    Parameters: sr, rcan.scales.
+    Same bytes whatever the number of processes. Parameters: sr, rcan.scales.
     """
     from pipeline.cache_sr import cache_sr as run
 
-    run(dataset, load_params())
+    run(dataset, load_params(), workers)
 
 
 @app.command()
@@ -143,15 +146,15 @@ def train(dataset: DatasetArgument) -> None:
 
 
 @app.command()
-def evaluate(dataset: DatasetArgument) -> None:
+def evaluate(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
     """Rank the HR gallery for every SR query: CMC, mAP, mINP, curves, report and embeddings, into eval/.
 
     rank1, rank5 and rank10 are single-shot: one gallery picture per person, exact expectation over all such
-    galleries. Parameters: evaluate.
+    galleries. Same figures whatever the number of processes. Parameters: evaluate.
     """
     from pipeline.evaluate import evaluate as run
 
-    figures = run(dataset, load_params())
+    figures = run(dataset, load_params(), workers)
     shown = ", ".join(f"{name} {figures[name]:.1f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
     logger.info("%s: %s", dataset, shown)
 

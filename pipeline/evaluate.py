@@ -1,6 +1,7 @@
 """Stage evaluate: the trained network's figures on query and gallery."""
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dgrl.device import default_workers
 from dgrl.evaluation.ranking import DISTRACTOR as NOBODY
 from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
 from dgrl.evaluation.report import Example, Match, choose_examples, render
@@ -25,13 +27,24 @@ from pipeline.params import DatasetName, Params, as_scalar
 from pipeline.paths import Paths
 
 
-def evaluate(dataset: DatasetName, params: Params) -> dict[str, float]:
-    """Write ``data/<dataset>/eval``; returns the headline figures, in percent."""
+def evaluate(dataset: DatasetName, params: Params, workers: int | None = None) -> dict[str, float]:
+    """Write ``data/<dataset>/eval`` with ``workers`` processes, or as many as suit the machine.
+
+    Returns:
+        The headline figures, in percent.
+    """
     paths = Paths(dataset)
     model, model_params = load_model(paths.model)
     size = model_params.height, model_params.width
     query_bank, gallery_bank = load_bank(paths.sr("query"), *size), load_bank(paths.mlr("gallery"), *size)
-    query, gallery = _embed(_extractor(model, model_params, params), query_bank, gallery_bank)
+    extractor = partial(
+        Extractor,
+        height=size[0],
+        width=size[1],
+        flip=params.evaluate.flip,
+        workers=workers or default_workers(),
+    )
+    query, gallery = _embed(extractor(model), query_bank, gallery_bank)
     ranking = rank(query, gallery, cmc_length=params.evaluate.cmc_length)
     figures = _figures(ranking, query_bank.keys)
     if params.evaluate.single_shot_draws:
@@ -39,7 +52,7 @@ def evaluate(dataset: DatasetName, params: Params) -> dict[str, float]:
     if params.evaluate.rerank:
         figures |= _reranked(query, gallery, params)
     if params.evaluate.untrained:
-        random = _extractor(_untrained(model_params, params), model_params, params)
+        random = extractor(_untrained(model_params, params))
         untrained = rank(*_embed(random, query_bank, gallery_bank))
         figures |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
     options = _options(dataset, params)
@@ -54,10 +67,6 @@ def evaluate(dataset: DatasetName, params: Params) -> dict[str, float]:
             _embeddings_table(query_bank, query, gallery_bank, gallery), folder / "embeddings.parquet"
         )
     return figures
-
-
-def _extractor(model: DGRL, model_params: ModelParams, params: Params) -> Extractor:
-    return Extractor(model, model_params.height, model_params.width, flip=params.evaluate.flip)
 
 
 def _embed(extractor: Extractor, query: ImageBank, gallery: ImageBank) -> tuple[Embeddings, Embeddings]:

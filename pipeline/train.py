@@ -10,7 +10,7 @@ import torch
 from dvclive.live import Live
 
 import dgrl
-from dgrl.device import default_device
+from dgrl.device import default_device, keep_freed_memory
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from dgrl.model.weights import require_file
@@ -43,6 +43,7 @@ def _train_rank(dataset: DatasetName, params: Params) -> None:
 
 
 def _train(dataset: DatasetName, params: Params) -> None:
+    keep_freed_memory()
     paths = Paths(dataset)
     settings = {name: getattr(params, name).model_dump() for name in ("model", "loss", "augment", "train")}
     inputs = [paths.mlr("train_hr"), paths.sr("train"), *_CODE]

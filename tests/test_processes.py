@@ -1,4 +1,4 @@
-"""map_shards: order, errors, killed workers; and children that end with their parent."""
+"""map_shards and imap: order, errors, killed workers; and children that end with their parent."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dgrl.errors import InputError
-from dgrl.processes import map_shards, usable_cores
+from dgrl.processes import imap, map_shards, usable_cores
 
 
 def _slow_first(number: int) -> tuple[int, int]:
@@ -30,6 +30,17 @@ def _reject_then_note(shard: tuple[int, Path]) -> None:
         raise InputError("shard 0 is truncated")
     time.sleep(0.2)
     (folder / str(number)).touch()
+
+
+def _threads(number: int) -> tuple[int, int]:
+    import torch
+
+    return torch.get_num_threads(), os.getpid()
+
+
+def _visible_gpu(number: int) -> str:
+    time.sleep(0.3)  # so that the other process gets some of the jobs
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def _kill_self(number: int) -> int:
@@ -70,6 +81,45 @@ def test_an_error_drops_the_shards_not_yet_begun(tmp_path: Path) -> None:
 def test_a_killed_worker_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"^reading: a worker process was killed.*fewer workers$"):
         map_shards(_kill_self, range(4), workers=2, description="reading")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_are_read_as_they_are_needed(workers: int) -> None:
+    read = []
+    jobs = (read.append(number) or number for number in range(100))
+    results = imap(_slow_first, jobs, workers=workers, description="squares")
+    squares = [next(results)[0] for _ in range(3)]
+    assert squares == [0, 1, 4]
+    assert len(read) <= 3 + 2 * workers
+    squares += [square for square, _ in results]
+    assert squares == [number * number for number in range(100)]
+
+
+def test_an_error_of_the_jobs_is_raised_as_it_is() -> None:
+    jobs = (_reject(number) for number in range(4))
+    with pytest.raises(InputError, match=r"^shard 1 is truncated$"):
+        list(imap(_slow_first, jobs, workers=2, description="squares"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_process_computes_with_one_thread(workers: int) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        torch.ones(1000, 1000).matmul(torch.ones(1000, 1000))  # so that threads exist that a fork would lose
+        results = list(imap(_threads, range(4), workers=workers, description="threads"))
+        assert {threads for threads, _ in results} == {1}
+        assert (os.getpid() in {process for _, process in results}) == (workers == 1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_each_process_sees_one_gpu_in_turn() -> None:
+    results = list(imap(_visible_gpu, range(8), workers=2, description="gpus", gpus=["3", "GPU-5e"]))
+    assert set(results) == {"3", "GPU-5e"}
 
 
 def test_ray_where_it_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

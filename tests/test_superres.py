@@ -6,6 +6,7 @@ import math
 import stat
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dgrl.images import Image, decode, pixel_sha256
 from dgrl.random import named_generator
 from dgrl.superres.pretrain import RcanParams, held_out, options, pretrain
 from dgrl.superres.upscale import SrParams, load_rcan, upscale_table
-from dgrl.tables import SR_IMAGES, ImageRow, read_rows, shards, write_table
+from dgrl.tables import SR_IMAGES, ImageRow, read_rows, shards, write_shard, write_table
 
 ARCHITECTURE = {"num_feat": 8, "num_group": 1, "num_block": 1, "squeeze_factor": 4}
 PARAMS = RcanParams(
@@ -420,6 +421,39 @@ def test_bytes_do_not_depend_on_the_batch(
         upscale_table(pairs[0], tmp_path / "sr", weights, SrParams(batch=batch), pairs[1])
         digests.add(hashlib.sha256(shards(tmp_path / "sr")[0].read_bytes()).hexdigest())
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("method", ["rcan", "bicubic", "none"])
+def test_bytes_do_not_depend_on_the_number_of_processes(
+    pairs: tuple[Path, Path], weights: dict[int, Path], tmp_path: Path, method: Any
+) -> None:
+    rows = list(read_rows(pairs[0]))
+    for name, part in (("0", rows[:3]), ("1", []), ("2", rows[3:])):  # the last one makes two jobs
+        write_shard(tmp_path / f"lr/part-{name}.parquet", part)
+    tables = []
+    for workers in (1, 2, 3):
+        upscale_table(tmp_path / "lr", tmp_path / "sr", weights, SrParams(method=method), pairs[1], workers)
+        tables.append({path.name: path.read_bytes() for path in shards(tmp_path / "sr")})
+    assert list(tables[0]) == ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
+    assert tables[0] == tables[1] == tables[2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("table", ["lr", "hr"])
+def test_an_unreadable_picture_is_named_in_one_line(
+    pairs: tuple[Path, Path], weights: dict[int, Path], tmp_path: Path, table: str, workers: int
+) -> None:
+    tables = dict(zip(("lr", "hr"), pairs, strict=True))
+    damaged = [
+        replace(row, data=row.data[:40]) if row.image_id == "0021_a" else row
+        for row in read_rows(tables[table])
+    ]
+    write_table(tmp_path / table, damaged)
+    tables[table] = tmp_path / table
+    with pytest.raises(InputError, match=r"^0021_a.png \(0021_a\) is not a readable picture; .*$") as caught:
+        upscale_table(tables["lr"], tmp_path / "sr", weights, SrParams(), tables["hr"], workers)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sr").exists()
 
 
 def test_each_factor_goes_through_its_own_network(

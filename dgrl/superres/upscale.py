@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,13 +22,17 @@ from dgrl.config import Section
 from dgrl.errors import InputError
 from dgrl.files import atomic_folder
 from dgrl.images import Image
+from dgrl.processes import imap, usable_cores
 from dgrl.progress import track
-from dgrl.tables import SR_IMAGES, ImageRow, read_keys, read_rows, shards, write_shard
+from dgrl.tables import ROWS_PER_SHARD, SR_IMAGES, ImageRow, read_keys, read_rows, shards, write_shard
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bicubic does without
     from torch import nn
 
+Pair = tuple[ImageRow, ImageRow | None]  # an LR picture and, where it is known, its HR twin
+
 _EXACT = 100.0  # dB for equal pictures, so that a mean stays finite
+_ROWS_PER_JOB = 16  # on a CPU: few, so that no process waits long for another at the end
 
 
 class SrParams(Section):
@@ -36,12 +43,18 @@ class SrParams(Section):
 
 
 def upscale_table(
-    lr: Path, output: Path, weights: Mapping[int, Path], params: SrParams, hr: Path | None = None
+    lr: Path,
+    output: Path,
+    weights: Mapping[int, Path],
+    params: SrParams,
+    hr: Path | None = None,
+    workers: int | None = None,
 ) -> None:
-    """Write the SR picture of every LR picture: the same rows, order and keys, one shard in memory at a time.
+    """Write the SR picture of every LR picture: the same rows, order and keys.
 
     A picture of factor r and size w x h becomes r w x r h. Pictures of factor 1 pass untouched, and so do
-    all with the method "none".
+    all with the method "none". In memory are two shards, and for each process a few rows, or a shard where
+    it has a GPU.
 
     Args:
         lr: an image table.
@@ -50,21 +63,33 @@ def upscale_table(
         params: the method.
         hr: the table of HR twins, found by image_id. Where given, ``psnr`` is that of the picture, brought
             to its twin's size by bicubic interpolation if need be, in dB over RGB; else it is null.
+        workers: processes, on whose number the bytes do not depend; default one per GPU, or one per
+            usable core.
 
     Raises:
-        InputError: if weights for a factor, or a picture's twin, are missing.
+        InputError: if weights for a factor, or a picture's twin, are missing, or a picture is unreadable.
+        RuntimeError: if a worker process was killed.
     """
     keys = read_keys(lr)
     networks = _networks(keys, weights) if params.method == "rcan" else {}
     homes = None if hr is None else _homes(keys, lr, hr)
+    paths = shards(lr)
+    sizes = [pq.read_metadata(path).num_rows for path in paths]
+    gpus = _gpus() if networks else []
+    step = ROWS_PER_SHARD if gpus else _ROWS_PER_JOB
+    jobs = sum(-(-size // step) for size in sizes)
+    workers = max(1, min(workers or len(gpus) or usable_cores(), jobs))
+    results = imap(
+        partial(_upscale, params=params, networks=networks, threads=max(1, usable_cores() // workers)),
+        (job for path in paths for job in _jobs(path, homes, step)),
+        workers=workers,
+        description="super-resolution",
+        gpus=gpus,
+    )
+    rows = iter(track(chain.from_iterable(results), "super-resolution", len(keys), "image"))
     with atomic_folder(output) as building:
-        paths = shards(lr)
-        for path in track(paths, "super-resolution", len(paths), "shard"):
-            rows = list(read_rows(path))
-            pictures = _upscale(rows, params, networks)
-            twins = [None] * len(rows) if homes is None else _twins(rows, homes)
-            results = [_row(*each) for each in zip(rows, pictures, twins, strict=True)]
-            write_shard(building / path.name, results, SR_IMAGES)
+        for path, size in zip(paths, sizes, strict=True):
+            write_shard(building / path.name, list(islice(rows, size)), SR_IMAGES)
 
 
 def load_rcan(path: Path) -> nn.Module:
@@ -112,20 +137,49 @@ def _load_factor(path: Path, factor: int) -> nn.Module:
     return network
 
 
-def _upscale(rows: list[ImageRow], params: SrParams, networks: Mapping[int, nn.Module]) -> list[Image]:
-    pictures = [row.pixels() for row in rows]
-    if params.method == "none":
-        return pictures
+def _gpus() -> list[str]:
+    from dgrl.device import gpus
+
+    return gpus()
+
+
+def _jobs(shard: Path, homes: Mapping[str, Path] | None, step: int) -> Iterator[list[Pair]]:
+    """The pictures of a shard with their twins, still encoded, ``step`` at a time."""
+    rows = list(read_rows(shard))
+    twins = [None] * len(rows) if homes is None else _twins(rows, homes)
+    pairs = list(zip(rows, twins, strict=True))
+    for start in range(0, len(pairs), step):
+        yield pairs[start : start + step]
+
+
+def _upscale(
+    job: list[Pair], params: SrParams, networks: Mapping[int, nn.Module], threads: int
+) -> list[ImageRow]:
+    """Decode, enlarge, compare, encode: OpenCV in threads beside the network, outside of Python's lock."""
+    with ThreadPoolExecutor(threads) as pool:
+        rows = [lr for lr, _ in job]
+        pictures = list(pool.map(ImageRow.pixels, rows))
+        results = {
+            index: pool.submit(_row, *job[index], picture)
+            for index, picture in _enlarge(rows, pictures, params, networks)
+        }
+        return [results[index].result() for index in range(len(job))]
+
+
+def _enlarge(
+    rows: list[ImageRow], pictures: list[Image], params: SrParams, networks: Mapping[int, nn.Module]
+) -> Iterator[tuple[int, Image]]:
+    """Index and SR picture of each LR picture, those of one factor and size together."""
     groups: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
     for index, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
-        if row.factor > 1:
-            groups[row.factor, picture.shape].append(index)
+        groups[row.factor, picture.shape].append(index)
     for (factor, _), indices in groups.items():
         same = [pictures[index] for index in indices]
+        if factor == 1 or params.method == "none":
+            yield from zip(indices, same, strict=True)
+            continue
         larger = _rcan(same, networks[factor], params.batch) if networks else _bicubic(same, factor)
-        for index, picture in zip(indices, larger, strict=True):
-            pictures[index] = picture
-    return pictures
+        yield from zip(indices, larger, strict=True)
 
 
 def _bicubic(pictures: list[Image], factor: int) -> Iterator[Image]:
@@ -141,7 +195,8 @@ def _rcan(pictures: list[Image], network: nn.Module, batch: int) -> Iterator[Ima
 
     device = default_device()
     if device.type == "cpu":
-        # A batch changes the order of the sums, so the rounding of one value in 10^5; and gains little here.
+        # In a batch sums have another order, so that one value in 10^5 is rounded otherwise: the bytes of a
+        # picture would depend on how many others have its size.
         batch = 1
     network = network.to(device).to(memory_format=torch.channels_last)
     for start in range(0, len(pictures), batch):
@@ -153,8 +208,8 @@ def _rcan(pictures: list[Image], network: nn.Module, batch: int) -> Iterator[Ima
         yield from rounded.permute(0, 2, 3, 1).cpu().numpy()  # [B, H, W, 3]
 
 
-def _row(lr: ImageRow, picture: Image, twin: Image | None) -> ImageRow:
-    psnr = None if twin is None else _psnr(picture, twin)
+def _row(lr: ImageRow, hr: ImageRow | None, picture: Image) -> ImageRow:
+    psnr = None if hr is None else _psnr(picture, hr.pixels())
     if picture.shape == (lr.height, lr.width, 3):  # passed untouched
         return replace(lr, psnr=psnr)
     keys = {key: getattr(lr, key) for key in ("image_id", "person_id", "camera_id", "subset", "factor")}
@@ -190,13 +245,8 @@ def _homes(keys: pd.DataFrame, lr: Path, hr: Path) -> dict[str, Path]:
     return homes
 
 
-def _twins(rows: list[ImageRow], homes: Mapping[str, Path]) -> list[Image]:
+def _twins(rows: list[ImageRow], homes: Mapping[str, Path]) -> list[ImageRow]:
     wanted = {row.image_id for row in rows}
     sources = sorted({homes[image_id] for image_id in wanted})
-    twins = {
-        twin.image_id: twin.pixels()
-        for path in sources
-        for twin in read_rows(path)
-        if twin.image_id in wanted
-    }
+    twins = {row.image_id: row for path in sources for row in read_rows(path) if row.image_id in wanted}
     return [twins[row.image_id] for row in rows]

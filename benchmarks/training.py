@@ -1,0 +1,340 @@
+"""How fast the network trains, beside the loop that public code has: same network, losses, batches, tables.
+
+python benchmarks/training.py    (ResNet-50 at 256x128, 8 persons x 2 pairs; --help for smaller ones)
+
+"ours" is dgrl.training.trainer.train as the stage calls it, its pictures in memory. "naive" is float32 in
+contiguous NCHW with SGD as it comes, a DataLoader that decodes with PIL and augments with torchvision one
+picture at a time, and loss.item() in each step. They take turns, each in a process of its own; each speed is
+that of the best report after a turn's first one, in which things warm up. The FLOPs are those of the matrix
+products and convolutions of one step, the peak is that of a large bfloat16 matrix product and of a wide 3x3
+convolution.
+"""
+
+import argparse
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, product
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import PIL.Image
+import torch
+from measure import best, in_a_child, timed
+from torch import Tensor
+from torch.profiler import profile
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+from dgrl.datasets.synthetic import SyntheticParams, images
+from dgrl.device import default_device, keep_freed_memory
+from dgrl.losses import loss_terms
+from dgrl.mlr import downsample
+from dgrl.model.network import DGRL
+from dgrl.model.params import ModelParams
+from dgrl.random import named_generator, named_seed
+from dgrl.tables import ImageRow, read_keys, read_rows, write_table
+from dgrl.training.augment import MEAN, STD
+from dgrl.training.batches import Batches
+from dgrl.training.distributed import ALONE
+from dgrl.training.image_bank import ImageBank, load_bank, resize
+from dgrl.training.params import AugmentParams, LossParams, TrainParams
+from dgrl.training.sampler import Indices, PersonBatchSampler
+from dgrl.training.trainer import train
+
+REPORTS = 2  # of each turn, after the first
+PAPER_EPOCHS, MARKET_PAIRS = 70, 12_936  # IV-C, IV-A
+LOSS, AUGMENT = LossParams(), AugmentParams()
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, where, on which tables."""
+
+    model: ModelParams
+    train: TrainParams
+    device: torch.device
+    hr: Path
+    sr: Path
+
+    @property
+    def pairs(self) -> int:
+        """In a batch."""
+        return self.train.persons_per_batch * self.train.pairs_per_person
+
+    def labels(self) -> Indices:
+        """The class of each pair."""
+        return np.unique(read_keys(self.hr).person_id, return_inverse=True)[1].astype(np.int64)
+
+    def sampler(self) -> PersonBatchSampler:
+        params = self.train
+        return PersonBatchSampler(
+            self.labels(), params.persons_per_batch, params.pairs_per_person, params.seed
+        )
+
+    def banks(self) -> tuple[ImageBank, ImageBank]:
+        """On the GPU, or in memory."""
+        size = self.model.height, self.model.width
+        device = self.device if self.device.type == "cuda" else None
+        return load_bank(self.hr, *size, device=device), load_bank(self.sr, *size, device=device)
+
+    def wait(self) -> None:
+        """For what the device still computes."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def write_tables(case: Case) -> int:
+    """Write four pictures of each of four times as many persons as a batch takes, and their SR twins."""
+    rows = list(images(SyntheticParams(persons=4 * case.train.persons_per_batch, images_per_camera=1)))
+    write_table(case.hr, rows)
+    return write_table(case.sr, map(twin, rows))
+
+
+def twin(row: ImageRow) -> ImageRow:
+    """The picture after a down-sampling by 2, 3 or 4 and bicubic interpolation."""
+    factor = int(named_generator("twin", row.image_id).integers(2, 5))
+    low = downsample(row.pixels(), factor)
+    return ImageRow.from_pixels(
+        resize(low, row.height, row.width),
+        row.path,
+        image_id=row.image_id,
+        person_id=row.person_id,
+        camera_id=row.camera_id,
+        subset=row.subset,
+        factor=factor,
+    )
+
+
+# ---- Ours ----
+
+
+class EnoughError(Exception):
+    """As many steps as are measured."""
+
+
+def ours(case: Case) -> list[float]:
+    """Images/s of each report."""
+    keep_freed_memory()
+    speeds: list[float] = []
+
+    def log(_step: int, figures: object) -> None:
+        assert isinstance(figures, dict)
+        speeds.append(figures["images_per_second"])
+        if len(speeds) > REPORTS:
+            raise EnoughError
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("dgrl.training.trainer.default_device", lambda: case.device),
+        suppress(EnoughError),
+    ):
+        train(*case.banks(), case.model, LOSS, AUGMENT, case.train, Path(folder) / "checkpoint.pt", log)
+    return speeds[1:]
+
+
+def feeding(case: Case, banks: tuple[ImageBank, ImageBank], steps: int = 20) -> float:
+    """Seconds that a step waits for its batch: drawn, fetched and augmented."""
+    batches = Batches(*banks, AUGMENT, case.train, case.device, ALONE)
+    batches(0)
+    case.wait()
+
+    def feed() -> None:
+        for step in range(1, 1 + steps):
+            batches(step)
+        case.wait()
+
+    return timed(feed)[0] / steps
+
+
+# ---- Naive ----
+
+
+class Pairs(Dataset[tuple[Tensor, Tensor, int]]):
+    """Pairs decoded and augmented one picture at a time; the tables' bytes are in memory."""
+
+    def __init__(self, case: Case) -> None:
+        self.rows = list(zip(read_rows(case.hr), read_rows(case.sr), case.labels().tolist(), strict=True))
+        size = case.model.height, case.model.width
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(size),
+                transforms.RandomHorizontalFlip(AUGMENT.flip),
+                transforms.Pad(AUGMENT.pad),
+                transforms.RandomCrop(size),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+                transforms.RandomErasing(AUGMENT.erase),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        hr, sr, label = self.rows[index]
+        return self._picture(hr), self._picture(sr), label
+
+    def _picture(self, row: ImageRow) -> Tensor:
+        picture: Tensor = self.transform(PIL.Image.open(io.BytesIO(row.data)).convert("RGB"))
+        return picture
+
+
+def naive(case: Case, workers: int) -> list[float]:
+    """Images/s of blocks of as many steps as a report of ours has."""
+    steps = naive_steps(case, workers)
+    speeds = []
+    for _ in range(1 + REPORTS):
+        seconds = timed(lambda: [next(steps) for _ in range(case.train.log_every)])[0]
+        speeds.append(2 * case.pairs * case.train.log_every / seconds)
+    return speeds[1:]
+
+
+def naive_steps(case: Case, workers: int) -> Iterator[float]:
+    """The loop that public code has; yields the loss of each step."""
+    sampler, params = case.sampler(), case.train
+    torch.manual_seed(named_seed("naive"))
+    model = DGRL(case.model, len(sampler.pairs_of)).to(case.device).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), params.learning_rate, params.momentum, weight_decay=params.weight_decay
+    )
+    pairs = Pairs(case)
+    for epoch in count():
+        batches = DataLoader(
+            pairs,
+            batch_sampler=[batch.tolist() for batch in sampler.epoch(epoch)],
+            num_workers=workers,
+            pin_memory=case.device.type == "cuda",
+        )
+        for hr, sr, persons in batches:
+            output = model(hr.to(case.device), sr.to(case.device))
+            loss = total(loss_terms(output, persons.to(case.device), LOSS))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            yield loss.item()
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
+# ---- The hardware's limit ----
+
+
+def step_flops(case: Case, persons: int) -> int:
+    """Of the matrix products and convolutions of one step, counted without computing them.
+
+    The backward pass has twice those of the forward pass; torch's counter is wrong about that of a depthwise
+    convolution, which it takes for a full one.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        pictures = torch.empty(case.pairs, 3, case.model.height, case.model.width)
+        DGRL(case.model, persons)(pictures, pictures)
+    return 3 * int(counter.get_total_flops())
+
+
+def peaks(device: torch.device) -> dict[str, float]:
+    """FLOP/s of a large bfloat16 matrix product and of a wide 3x3 convolution."""
+    size, batch = (8192, 512) if device.type == "cuda" else (4096, 32)
+    square = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    maps = torch.randn(batch, 512, 16, 8, device=device, dtype=torch.bfloat16)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    conv = torch.nn.Conv2d(512, 512, 3, padding=1, bias=False, device=device, dtype=torch.bfloat16)
+    conv = conv.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        return {
+            "matrix product": 2 * size**3 / finished(lambda: square @ square),
+            "3x3 convolution": 2 * maps.numel() * 9 * 512 / finished(lambda: conv(maps)),
+        }
+
+
+def finished(function: Callable[[], Tensor]) -> float:
+    """The least seconds until the result can be read."""
+    return best(lambda: function().flatten()[0].item(), repeats=11)[0]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--height", type=int, default=256, help="pixels")
+    parser.add_argument("--width", type=int, default=128, help="pixels")
+    parser.add_argument("--persons", type=int, default=8, help="in a batch")
+    parser.add_argument("--pairs", type=int, default=2, help="of a person")
+    parser.add_argument("--compile", default="none", help="none, default or cuda_graphs")
+    parser.add_argument("--steps", type=int, help="of a report; default 1 on a CPU, 20 on a GPU")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each loop")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 2], help="of the naive loop's DataLoader"
+    )
+    parser.add_argument("--device", type=torch.device, default=default_device())
+    parser.add_argument("--profile", type=Path, help="write the time of our operators to this file, and end")
+    return parser.parse_args()
+
+
+def case_of(args: argparse.Namespace, folder: Path) -> Case:
+    values = {"backbone": args.backbone, "weights": "none", "height": args.height, "width": args.width}
+    model = ModelParams.parse(values, "model")
+    steps = args.steps or (20 if args.device.type == "cuda" else 1)
+    values = {"persons_per_batch": args.persons, "pairs_per_person": args.pairs, "compile": args.compile}
+    values |= {"epochs": 10**6, "log_every": steps, "checkpoint_every": 10**6}
+    params = TrainParams.parse(values, "train")
+    return Case(model, params, args.device, folder / "hr", folder / "sr")
+
+
+def main() -> None:
+    args = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        case = case_of(args, Path(folder))
+        rows = write_tables(case)
+        seconds, banks = timed(case.banks)
+        print(f"decoding, once: {2 * rows / seconds:.0f} images/s")
+        if args.profile:
+            args.profile.write_text(operators(case))
+            return
+        loops = {"ours": partial(ours, case)}
+        loops |= {f"naive, {workers} workers": partial(naive, case, workers) for workers in args.workers}
+        speeds: dict[str, list[float]] = {name: [] for name in loops}
+        for turn, (name, loop) in product(range(args.rounds), loops.items()):
+            speeds[name] += in_a_child(loop)
+            shown = " ".join(f"{speed:.2f}" for speed in speeds[name][-REPORTS:])
+            print(f"turn {turn + 1}, {name}: {shown} images/s", flush=True)
+        print_report(case, {name: max(each) for name, each in speeds.items()}, feeding(case, banks))
+
+
+def operators(case: Case) -> str:
+    """The table of those that take the most time."""
+    with profile() as profiler:
+        ours(case)
+    key = "self_device_time_total" if case.device.type == "cuda" else "self_cpu_time_total"
+    return str(profiler.key_averages().table(sort_by=key, row_limit=40)) + "\n"
+
+
+def print_report(case: Case, speeds: dict[str, float], feeding_seconds: float) -> None:
+    model, images_per_step = case.model, 2 * case.pairs
+    step = images_per_step / speeds["ours"]  # seconds
+    flops = step_flops(case, len(case.sampler().pairs_of))
+    print(f"{model.backbone} {model.height}x{model.width}, {images_per_step} images a step, {case.device}")
+    for name, speed in speeds.items():
+        print(f"{name:20} {speed:8.2f} images/s {images_per_step / speed:8.3f} s a step")
+    peer = max(speed for name, speed in speeds.items() if name != "ours")
+    print(f"ours / naive: {speeds['ours'] / peer:.2f}")
+    minutes = PAPER_EPOCHS * 2 * MARKET_PAIRS / speeds["ours"] / 60
+    print(f"{PAPER_EPOCHS} epochs of MLR-Market-1501's {MARKET_PAIRS} pairs would take {minutes:.0f} minutes")
+    print(
+        f"batches, pictures, augmentation: {feeding_seconds:.4f} s, {feeding_seconds / step:.2%} of our step"
+    )
+    print(f"a step has {flops / 1e12:.2f} TFLOP, so ours does {flops / step / 1e9:.0f} GFLOP/s:")
+    for name, peak in peaks(case.device).items():
+        print(f"{flops / step / peak:.0%} of a bfloat16 {name}, {peak / 1e9:.0f} GFLOP/s")
+
+
+if __name__ == "__main__":
+    main()
