@@ -12,7 +12,7 @@ test: install
 	ruff check
 	ruff format --check
 	mypy
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
 
 install: .venv/installed
 
