@@ -6,8 +6,8 @@ python benchmarks/training.py    (ResNet-50 at 256x128, 8 persons x 2 pairs; --h
 contiguous NCHW with SGD as it comes, a DataLoader that decodes with PIL and augments with torchvision one
 picture at a time, and loss.item() in each step. They take turns, each in a process of its own; each speed is
 that of the best report after a turn's first one, in which things warm up. The FLOPs are those of the matrix
-products and convolutions of one step, the peak is that of a large bfloat16 matrix product and of a wide 3x3
-convolution.
+products and convolutions of one step, the peaks are those of a large matrix product and of a wide 3x3
+convolution, in bfloat16 and in float32.
 """
 
 import argparse
@@ -239,13 +239,13 @@ def step_flops(case: Case, persons: int) -> int:
     return 3 * int(counter.get_total_flops())
 
 
-def peaks(device: torch.device) -> dict[str, float]:
-    """FLOP/s of a large bfloat16 matrix product and of a wide 3x3 convolution."""
+def peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """FLOP/s of a large matrix product and of a wide 3x3 convolution."""
     size, batch = (8192, 512) if device.type == "cuda" else (4096, 32)
-    square = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    maps = torch.randn(batch, 512, 16, 8, device=device, dtype=torch.bfloat16)
+    square = torch.randn(size, size, device=device, dtype=dtype)
+    maps = torch.randn(batch, 512, 16, 8, device=device, dtype=dtype)
     maps = maps.contiguous(memory_format=torch.channels_last)
-    conv = torch.nn.Conv2d(512, 512, 3, padding=1, bias=False, device=device, dtype=torch.bfloat16)
+    conv = torch.nn.Conv2d(512, 512, 3, padding=1, bias=False, device=device, dtype=dtype)
     conv = conv.to(memory_format=torch.channels_last)
     with torch.no_grad():
         return {
@@ -332,8 +332,9 @@ def print_report(case: Case, speeds: dict[str, float], feeding_seconds: float) -
         f"batches, pictures, augmentation: {feeding_seconds:.4f} s, {feeding_seconds / step:.2%} of our step"
     )
     print(f"a step has {flops / 1e12:.2f} TFLOP, so ours does {flops / step / 1e9:.0f} GFLOP/s:")
-    for name, peak in peaks(case.device).items():
-        print(f"{flops / step / peak:.0%} of a bfloat16 {name}, {peak / 1e9:.0f} GFLOP/s")
+    for dtype in (torch.bfloat16, torch.float32):
+        for name, peak in peaks(case.device, dtype).items():
+            print(f"{flops / step / peak:.0%} of a {name} in {dtype}, {peak / 1e9:.0f} GFLOP/s")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ Percent everywhere: 0 to 100.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -27,12 +29,14 @@ import torch
 
 from dgrl.device import default_device
 from dgrl.errors import InputError
+from dgrl.processes import usable_cores
 from dgrl.random import named_generator
 
 DISTRACTOR = -1  # person id of gallery pictures that show nobody of interest
 TIE = 1e-6  # cosine similarity; a few times float32's rounding of a dot product of unit vectors
+THREADS = 4  # of a CPU, at most: each holds a chunk
 CHUNK_CELLS = 1 << 24  # numbers in an array, at most: 128 MiB in double precision
-BLOCK_CELLS = 1 << 18  # the same where a CPU's cache should hold them
+BLOCK_CELLS = 1 << 19  # the same where a CPU's cache should hold them
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -153,10 +157,11 @@ def rank(
     Args:
         query: Q pictures.
         gallery: G pictures.
-        similarity: of some queries to the whole gallery; by default that of the features.
+        similarity: of some queries to the whole gallery, called in several threads; by default that of the
+            features.
         cmc_length: K, the length of the CMC curves.
-        chunk: queries at a time, or as many as keep chunk x gallery and chunk x positives x persons within
-            ``CHUNK_CELLS``.
+        chunk: queries at a time, in each of up to ``THREADS`` threads, or as many as keep chunk x gallery and
+            chunk x positives x persons within ``CHUNK_CELLS``.
         tie: an image of somebody else ranks before a positive that is more similar by no more than this; 0
             takes the similarities as they come.
         device: where to compute; by default the GPU if there is one.
@@ -181,16 +186,22 @@ def rank(
     single_shot = np.full((count, cmc_length), np.nan)
     best_rank = np.zeros(count, dtype=np.int64)
     average_precision, inverse_penalty = np.full(count, np.nan), np.full(count, np.nan)
-    for start in range(0, count, chunk):
+
+    def rank_rows(start: int) -> None:
         rows = slice(start, start + chunk)
         positives = people.positives(query.person_ids[rows], query.camera_ids[rows])
         if not positives.rows.size:
-            continue
+            return
         similarities = torch.as_tensor(similarity(rows), device=device)
         figures = _rank_chunk(similarities, positives, persons, sizes, cmc_length, tie)
         found = start + positives.rows
         counted[found] = True
         best_rank[found], average_precision[found], inverse_penalty[found], single_shot[found] = figures
+
+    # Chunks side by side, one thread each: threads that share small operators wait for each other.
+    threads = 1 if device.type == "cuda" else min(THREADS, usable_cores())
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        deque(pool.map(rank_rows, range(0, count, chunk)), maxlen=0)
     return Ranking(counted, single_shot, best_rank, average_precision, inverse_penalty)
 
 
@@ -309,10 +320,9 @@ class _People:
 
 
 def _cosine(query: Embeddings, gallery: Embeddings, device: torch.device) -> Similarity:
-    if device.type == "cpu":  # NumPy's OpenBLAS takes half the time of PyTorch's MKL where AMD made the CPU
-        return lambda rows: np.asarray(query.features[rows] @ gallery.features.T)
-    features = torch.tensor(gallery.features, device=device)
-    return lambda rows: torch.tensor(query.features[rows], device=device) @ features.T
+    queries, features = (torch.from_numpy(side.features) for side in (query, gallery))
+    features = features.to(device)
+    return lambda rows: queries[rows].to(device) @ features.T
 
 
 def _rank_chunk(
