@@ -124,3 +124,21 @@ def test_a_container_has_the_memory_of_its_limit(
     assert device.free_memory(CPU) == expected
     monkeypatch.setattr(device, "_CGROUP", tmp_path / "absent")
     assert device.free_memory(CPU) == 10**9
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is resident")
+def test_pictures_that_were_taken_from_a_file_do_not_stay_resident(table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bank.npy"
+    bank = load_bank(table, 64, 32, file=file)
+    expected = bank.images.clone()
+    assert resident_kib(file) > 0
+    assert torch.equal(bank.take(torch.arange(3), CPU), expected)
+    assert resident_kib(file) == 0
+    assert torch.equal(bank.take(torch.arange(3), CPU), expected)
+
+
+def resident_kib(file: Path) -> int:
+    """Of the file's map in this process."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.endswith(str(file)))
+    return next(int(line.split()[1]) for line in lines[start:] if line.startswith("Rss:"))

@@ -5,11 +5,12 @@ than memory trains too.
 """
 
 import logging
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import cv2
 import numpy as np
@@ -38,10 +39,12 @@ class ImageBank:
     Attributes:
         images: [N, 3, H, W], uint8, RGB.
         keys: the table's columns without the pictures, N rows.
+        mapped: the map of the file that ``images`` lies in, if it lies in one.
     """
 
     images: Tensor
     keys: pd.DataFrame
+    mapped: mmap.mmap | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -57,10 +60,14 @@ class ImageBank:
             [B, 3, H, W], uint8.
         """
         if self.images.is_cuda or device.type == "cpu":
-            return self.images[rows.to(self.images.device)]
-        staged = torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=True)
-        torch.index_select(self.images, 0, rows, out=staged)
-        return staged.to(device, non_blocking=True)
+            taken = self.images[rows.to(self.images.device)]
+        else:
+            staged = torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=True)
+            torch.index_select(self.images, 0, rows, out=staged)
+            taken = staged.to(device, non_blocking=True)
+        if self.mapped is not None:  # else the process would come to hold the whole file
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+        return taken
 
 
 def choose_storage(wanted: Literal["auto", Storage], needed: int, device: torch.device) -> Storage:
@@ -113,7 +120,9 @@ def load_bank(
                 mapped.flush()
         decoded = np.load(file, mmap_mode="c")
     images = torch.from_numpy(decoded)
-    return ImageBank(images if device is None else images.to(device), keys)
+    if device is not None:
+        return ImageBank(images.to(device), keys)
+    return ImageBank(images, keys, mapped=cast(mmap.mmap, decoded.base) if file else None)
 
 
 def resize(image: Image, height: int, width: int) -> Image:
