@@ -20,7 +20,10 @@ from dgrl.training.distributed import ALONE, Ranks, launch, ranks
 from dgrl.training.params import LossParams, TrainParams
 from dgrl.training.trainer import train
 
-PARAMS = train_params(epochs=7, clip_norm=10.0, ema_decay=0.9, log_every=1, checkpoint_every=10)
+# A small learning rate: without batch norms the loss would grow a million times, and so its rounding.
+PARAMS = train_params(
+    epochs=7, learning_rate=1e-4, clip_norm=10.0, ema_decay=0.9, log_every=1, checkpoint_every=10
+)
 
 
 def run(checkpoint: Path, curve: Path, params: TrainParams = PARAMS) -> None:
@@ -46,14 +49,15 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     launch(run, 2, tmp_path / "two.pt", tmp_path / "two")
     one = np.load(tmp_path / "one0.npy")
     assert one.shape == (21, 9)
+    assert one.max() < 100
     for rank in (0, 1):
-        np.testing.assert_allclose(np.load(tmp_path / f"two{rank}.npy"), one, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(np.load(tmp_path / f"two{rank}.npy"), one, rtol=0, atol=1e-8)
     whole, shared = (load_checkpoint(tmp_path / name) for name in ("one.pt", "two.pt"))
     assert whole is not None
     assert shared is not None
     for part in ("model", "average"):
         for name, tensor in whole[part].items():
-            torch.testing.assert_close(shared[part][name], tensor, rtol=0, atol=1e-5, msg=name)
+            torch.testing.assert_close(shared[part][name], tensor, rtol=0, atol=1e-8, msg=name)
 
 
 def gathered(folder: Path) -> None:
