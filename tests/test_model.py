@@ -175,10 +175,11 @@ def test_non_local_block_starts_as_the_identity(training: bool) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_non_local_block_is_the_mean_over_all_pairs_of_pixels(training: bool) -> None:
+@pytest.mark.parametrize("size", [(4, 3), (3, 1)], ids=["more pixels than channels", "fewer"])
+def test_non_local_block_is_the_mean_over_all_pairs_of_pixels(size: tuple[int, int], training: bool) -> None:
     block = NonLocalBlock(8).double().train(training)
     randomise(block)
-    x = normal(2, 8, 4, 3, name="pairs")
+    x = normal(2, 8, *size, name="pairs")
     p = arrays(block)
 
     pixels = x.flatten(2).transpose(1, 2).numpy()  # [B, N, C]

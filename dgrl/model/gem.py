@@ -3,7 +3,10 @@
 Reference: Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2019.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgrl.model.precision import at_least_float32
@@ -21,4 +24,7 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return at_least_float32(x).clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        # x^p = exp(p log x): p's gradient needs log x, which pow would take once more
+        logarithms = at_least_float32(F.threshold(x, self.eps, self.eps)).log()
+        total = torch.logsumexp(self.p * logarithms, dim=(2, 3))
+        return ((total - math.log(x.shape[2] * x.shape[3])) / self.p).exp()

@@ -3,7 +3,6 @@
 Reference: Wang et al., Non-local Neural Networks, CVPR 2018.
 """
 
-import torch
 from torch import Tensor, nn
 
 
@@ -34,12 +33,15 @@ class NonLocalBlock(nn.Module):
         return norm
 
     def forward(self, x: Tensor) -> Tensor:
-        theta = self.theta(x).flatten(2)  # [B, C/2, N]
-        phi = self.phi(x).flatten(2)
-        g = self.g(x).flatten(2)
-        # Without a softmax the product is associative: (theta^T phi) g = theta^T (phi g^T), C/2 x C/2 wide
-        # instead of N x N.
-        context = phi @ g.transpose(1, 2) / phi.shape[-1]  # [B, C/2, C/2]
-        y = context.transpose(1, 2) @ theta  # [B, C/2, N]
-        projected: Tensor = self.project(torch.unflatten(y, -1, x.shape[2:]))
+        pixels = x.shape[2:]
+        theta, phi, g = (  # [B, N, C/2], contiguous rows in the channels_last format
+            part(x).flatten(2).transpose(1, 2) for part in (self.theta, self.phi, self.g)
+        )
+        phi = phi / phi.shape[1]
+        # Without a softmax the product is associative: the smaller of the two squares comes between.
+        if theta.shape[1] < theta.shape[2]:
+            y = theta @ phi.transpose(1, 2) @ g  # N x N
+        else:
+            y = theta @ (phi.transpose(1, 2) @ g)  # C/2 x C/2
+        projected: Tensor = self.project(y.transpose(1, 2).unflatten(-1, pixels))
         return x + projected

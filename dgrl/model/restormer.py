@@ -43,13 +43,12 @@ class MDTA(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        qkv = self.qkv_depthwise(self.qkv(x)).flatten(2)  # [B, 3C, HW]
-        q, k, v = qkv.unflatten(1, (3, self.heads, -1)).unbind(1)  # each [B, heads, C/heads, HW]
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)  # [B, heads, C/h, C/h]
-        out = (attention.to(v.dtype) @ v).flatten(1, 2).unflatten(-1, (height, width))
-        projected: Tensor = self.project(out)
+        qkv = self.qkv_depthwise(self.qkv(x)).flatten(2).transpose(1, 2)  # [B, HW, 3C]
+        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, heads, HW, C/heads]
+        q, k = F.normalize(q, dim=-2), F.normalize(k, dim=-2)
+        attention = (k.transpose(-2, -1) @ q * self.temperature).softmax(dim=-2)  # [B, heads, C/h, C/h]
+        out = (v @ attention.to(v.dtype)).transpose(1, 2).flatten(2)  # [B, HW, C], as channels_last has it
+        projected: Tensor = self.project(out.transpose(1, 2).unflatten(-1, x.shape[2:]))
         return projected
 
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from dgrl.training.params import CompileMode
 
 _MODES = {"default": "default", "cuda_graphs": "reduce-overhead"}  # torch's names
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # relative; a compiler rounds elsewhere
+# How far losses and the gradient's norm may be apart, relatively: a compiler rounds elsewhere. The norm of a
+# random ResNet-50 in bfloat16 was 4 to 12 % from float32's, compiled 12 to 17 % (three batches).
+_TOLERANCES = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (5e-2, 0.3)}
 
 logger = logging.getLogger(__name__)
 
@@ -23,20 +25,25 @@ def compile_network(
     Args:
         network: that a step calls.
         mode: ``none``, ``default``, or ``cuda_graphs``, which also replays a step's kernels as one graph.
-        trial: what a step makes of a network, losses and gradients, as one tensor; it must leave the
-            network's state as it was.
+        trial: the loss terms that a step makes of a network, and as the last element the norm of its
+            gradient; it must leave the network's state as it was.
         dtype: that the step computes in, which says how far two trials may be apart.
     """
     if mode == "none":
         return network
-    tolerance = _TOLERANCE[dtype]
     expected = trial(network)
     try:
         compiled = cast(nn.Module, torch.compile(network, mode=_MODES[mode], dynamic=False))
-        torch.testing.assert_close(trial(compiled), expected, rtol=tolerance, atol=tolerance)
+        _require_close(trial(compiled), expected, dtype)
     except Exception as error:  # a compiler is missing, or an operator, or memory; or the figures differ
         reason = str(error).strip().splitlines()[0]
         logger.warning("train.compile = %s does not work here (%s); going on without", mode, reason)
         return network
-    logger.info("compiled; the first step's losses and gradients agree within %g", tolerance)
+    logger.info("compiled; the first step's losses agree within %g, gradients %g", *_TOLERANCES[dtype])
     return compiled
+
+
+def _require_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    losses, gradient = _TOLERANCES[dtype]
+    torch.testing.assert_close(found[:-1], expected[:-1], rtol=losses, atol=losses)
+    torch.testing.assert_close(found[-1], expected[-1], rtol=gradient, atol=gradient)
