@@ -5,9 +5,9 @@ python benchmarks/training.py    (ResNet-50 at 256x128, 8 persons x 2 pairs; --h
 "ours" is dgrl.training.trainer.train as the stage calls it, its pictures in memory. "naive" is float32 in
 contiguous NCHW with SGD as it comes, a DataLoader that decodes with PIL and augments with torchvision one
 picture at a time, and loss.item() in each step. They take turns, each in a process of its own; each speed is
-that of the best report after a turn's first four, in which the memory of a process still grows. The FLOPs are those of the matrix
-products and convolutions of one step, the peaks are those of a large matrix product and of a wide 3x3
-convolution, in bfloat16 and in float32.
+that of the best report after a turn's first four, in which the memory of a process still grows. The FLOPs are
+those of the matrix products and convolutions of one step, the peaks are those of a large matrix product and of
+a wide 3x3 convolution, in bfloat16 and in float32.
 """
 
 import argparse
