@@ -1,13 +1,14 @@
-"""How fast queries are ranked, from features to figures, beside torchreid, and in how much memory.
+"""How fast queries are ranked, from features to figures, beside torchreid and fast-reid, in how much memory.
 
-python benchmarks/ranking.py TORCHREID            (a checkout or an unpacked sdist of torchreid)
-python benchmarks/ranking.py TORCHREID --million  (also a gallery of a million pictures)
+python benchmarks/ranking.py TORCHREID [FASTREID]     (checkouts, or an unpacked sdist of torchreid)
+python benchmarks/ranking.py TORCHREID --million      (also a gallery of a million pictures)
 
 The set has Market-1501's size: 3,368 queries, 15,913 gallery pictures (2,798 of them distractors) of 750
 persons by 6 cameras, 512 dimensions, drawn from a seed: in loose clusters as an easy set and a hard one.
-Ours includes the exact single-shot CMC, which torchreid has not. Torchreid's time is that of its distance
-matrix and of its evaluate_rank. To compare figures both rank the same similarities; then only roundings
-differ. torchreid's extension is built in a temporary folder, if its source and Cython are there.
+Ours includes the exact single-shot CMC, which the peers have not. A peer's time is that of the distance
+matrix (torchreid's: fast-reid's module wants faiss, and computes the same) and of its evaluate_rank. To
+compare figures all rank the same similarities; then only roundings differ. The peers' extensions are built in
+a temporary folder, if source and Cython are there.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, rank
 from dgrl.random import named_generator
 
 Matrix = npt.NDArray[np.float32]
+Product = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
 
 QUERIES, GALLERY, DISTRACTORS, PERSONS, CAMERAS = 3368, 15913, 2798, 750, 6
 DIMENSIONS, LATENT = 512, 32
@@ -97,18 +99,17 @@ def load(file: Path, name: str) -> ModuleType:
         raise ImportError(file)
     module = importlib.util.module_from_spec(spec)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchreid's, that its extension is not built
+        warnings.simplefilter("ignore")  # that the extension is not built
         spec.loader.exec_module(module)
     return module
 
 
-def build_extension(metrics: Path, folder: Path) -> ModuleType:
-    """Torchreid's Cython code, built in a copy.
+def build_extension(source: Path, folder: Path) -> ModuleType:
+    """A peer's Cython code, built in a copy.
 
     Raises:
         RuntimeError: in one line, why it cannot be.
     """
-    source = metrics / "rank_cylib"
     if not (source / "rank_cy.pyx").exists():
         raise RuntimeError(f"{source} has no rank_cy.pyx (the sdist lacks it, a checkout has it)")
     shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -119,51 +120,53 @@ def build_extension(metrics: Path, folder: Path) -> ModuleType:
     return load(next(folder.glob("rank_cy*.so")), "rank_cy")
 
 
-class Torchreid:
-    """The peer's functions, loaded from its files alone: the package wants more than is needed here."""
+class Peer:
+    """The ranking of torchreid or of fast-reid, which comes from it, loaded from its file alone."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        ranks = sorted(root.rglob("metrics/rank.py"))
-        if not ranks:
-            raise SystemExit(
-                f"no metrics/rank.py below {root}; give a checkout or unpacked sdist of torchreid"
-            )
-        self.distances = load(ranks[0].with_name("distance.py"), "distance").compute_distance_matrix
-        self.rank = load(ranks[0], "rank")
+    def __init__(self, name: str, file: Path, folder: Path) -> None:
+        self.name = name
+        self.rank = load(file, f"{name}_rank")
         self.kinds = ["Python"]
         try:
-            self.rank.evaluate_cy = build_extension(ranks[0].parent, folder).evaluate_cy  # type: ignore[attr-defined]
+            self.rank.evaluate_cy = build_extension(file.parent / "rank_cylib", folder).evaluate_cy  # type: ignore[attr-defined]
             self.rank.IS_CYTHON_AVAI = True  # type: ignore[attr-defined]
             self.kinds.insert(0, "Cython")
         except RuntimeError as reason:
-            print(f"not measured: torchreid's Cython ranking, because {reason}")
+            print(f"not measured: the Cython ranking of {name}, because {reason}")
 
-    def product(self, query: Embeddings, gallery: Embeddings) -> Matrix:
-        pair = (torch.from_numpy(side.features) for side in (query, gallery))
-        return np.asarray(self.distances(*pair, "cosine"))
-
-    def evaluate(self, distances: Matrix, query: Embeddings, gallery: Embeddings, kind: str) -> Any:
-        """CMC and mAP, from 0 to 1."""
+    def evaluate(self, distances: Matrix, query: Embeddings, gallery: Embeddings, kind: str) -> list[float]:
+        """CMC, mAP and, of fast-reid, mINP, from 0 to 1."""
         ids = query.person_ids, gallery.person_ids, query.camera_ids, gallery.camera_ids
-        return self.rank.evaluate_rank(distances, *ids, max_rank=LENGTH, use_cython=kind == "Cython")
+        cmc, *others = self.rank.evaluate_rank(distances, *ids, max_rank=LENGTH, use_cython=kind == "Cython")
+        return [*cmc, *(float(np.mean(each)) for each in others)]
 
 
-def compare(torchreid: Torchreid, spread: float, kinds: list[str]) -> None:
+def rank_file(root: Path, where: str) -> Path:
+    files = sorted(root.rglob(where))
+    if not files:
+        raise SystemExit(f"no {where} below {root}; give a checkout")
+    return files[0]
+
+
+def compare(peers: list[Peer], product: Product, spread: float, *, python: bool) -> None:
     query, gallery = market_like(spread)
     ours, ranking = best(lambda: rank(query, gallery))
     with patch("dgrl.evaluation.ranking._hopeful", lambda mean, length: mean < 0):
         without, _ = best(lambda: rank(query, gallery))
     print(f"spread {spread}: {figures(ranking)}")
-    print(f"  ours              {ours:6.2f} s, of which the single-shot CMC {ours - without:.2f} s")
-    product, distances = best(lambda: torchreid.product(query, gallery))
+    print(f"  ours {ours:.2f} s, of which the single-shot CMC {ours - without:.2f} s")
+    features, others = (torch.from_numpy(side.features) for side in (query, gallery))
+    multiplying, distances = best(lambda: np.asarray(product(features, others, "cosine")))
     same = rank(query, gallery, similarity=lambda rows: -distances[rows], cmc_length=LENGTH, tie=0)
-    for kind in kinds:
+    expected = np.array([*same.cmc, same.mean_ap, same.mean_inp]) / 100
+    contests = [(peer, kind) for peer in peers for kind in peer.kinds if python or kind != "Python"]
+    for peer, kind in contests:
         repeats = 1 if kind == "Python" else 3
-        seconds, (cmc, mean_ap) = best(partial(torchreid.evaluate, distances, query, gallery, kind), repeats)
-        seconds += product
-        apart = max(np.abs(same.cmc / 100 - cmc).max(), abs(same.mean_ap / 100 - mean_ap))
-        print(f"  torchreid, {kind} {seconds:6.2f} s, of which distances {product:.2f} s,", end=" ")
-        print(f"{seconds / ours:.1f} times ours; CMC and mAP, from 0 to 1, differ by {apart:.0e} at most")
+        seconds, found = best(partial(peer.evaluate, distances, query, gallery, kind), repeats)
+        seconds += multiplying
+        apart = np.abs(expected[: len(found)] - found).max()
+        print(f"  {peer.name}, {kind}, {seconds:.2f} s, of which distances {multiplying:.2f} s,", end=" ")
+        print(f"{seconds / ours:.1f} times ours; figures, from 0 to 1, differ by {apart:.0e} at most")
 
 
 def report_memory(make: Callable[..., tuple[Embeddings, Embeddings]], *args: float) -> None:
@@ -189,12 +192,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("torchreid", type=Path)
+    parser.add_argument("fastreid", type=Path, nargs="?")
     parser.add_argument("--million", action="store_true", help="also rank a gallery of a million pictures")
     options = parser.parse_args()
+    torchreid = rank_file(options.torchreid, "metrics/rank.py")
+    files = {"torchreid": torchreid}
+    if options.fastreid:
+        files["fastreid"] = rank_file(options.fastreid, "evaluation/rank.py")
+    product = load(torchreid.with_name("distance.py"), "distance").compute_distance_matrix
     with tempfile.TemporaryDirectory() as folder:
-        torchreid = Torchreid(options.torchreid, Path(folder))
-        compare(torchreid, EASY, torchreid.kinds)
-        compare(torchreid, HARD, torchreid.kinds[:-1])  # a minute or more, for the same ratio
+        peers = [Peer(name, file, Path(folder, name)) for name, file in files.items()]
+        compare(peers, product, EASY, python=True)
+        compare(peers, product, HARD, python=False)  # a minute or more, for the same ratio
     report_memory(market_like, EASY)
     report_memory(market_like, HARD)
     if options.million:

@@ -4,21 +4,27 @@ python benchmarks/training.py    (ResNet-50 at 256x128, 8 persons x 2 pairs; --h
 
 "ours" is dgrl.training.trainer.train as the stage calls it, its pictures in memory. "naive" is float32 in
 contiguous NCHW with SGD as it comes, a DataLoader that decodes with PIL and augments with torchvision one
-picture at a time, and loss.item() in each step. They take turns, each in a process of its own; each speed is
-that of the best report after a turn's first four, in which the memory of a process still grows. The FLOPs are
-those of the matrix products and convolutions of one step, the peaks are those of a large matrix product and of
-a wide 3x3 convolution, in bfloat16 and in float32.
+picture at a time, and loss.item() in each step. "torchreid" (--torchreid, a checkout of
+KaiyangZhou/deep-person-reid in PYTHONPATH) is its Engine.train over its datasets and transforms, with our
+batches, network and losses. They take turns, each in a process of its own; each speed is that of the best
+report after a turn's first four, in which the memory of a process still grows. The FLOPs are those of the
+matrix products and convolutions of one step, the peaks are those of a large matrix product and of a wide 3x3
+convolution, in bfloat16 and in float32.
 """
 
 import argparse
 import io
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import count, product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -197,21 +203,10 @@ def naive(case: Case, workers: int) -> list[float]:
 
 def naive_steps(case: Case, workers: int) -> Iterator[float]:
     """The loop that public code has; yields the loss of each step."""
-    sampler, params = case.sampler(), case.train
-    torch.manual_seed(named_seed("naive"))
-    model = DGRL(case.model, len(sampler.pairs_of)).to(case.device).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), params.learning_rate, params.momentum, weight_decay=params.weight_decay
-    )
+    model, optimizer = plain_network(case)
     pairs = Pairs(case)
     for epoch in count():
-        batches = DataLoader(
-            pairs,
-            batch_sampler=[batch.tolist() for batch in sampler.epoch(epoch)],
-            num_workers=workers,
-            pin_memory=case.device.type == "cuda",
-        )
-        for hr, sr, persons in batches:
+        for hr, sr, persons in loader(case, pairs, workers, epoch):
             output = model(hr.to(case.device), sr.to(case.device))
             loss = total(loss_terms(output, persons.to(case.device), LOSS))
             optimizer.zero_grad()
@@ -220,8 +215,93 @@ def naive_steps(case: Case, workers: int) -> Iterator[float]:
             yield loss.item()
 
 
+def plain_network(case: Case) -> tuple[DGRL, torch.optim.SGD]:
+    """In float32 and contiguous NCHW, and SGD as it comes."""
+    torch.manual_seed(named_seed("naive"))
+    model = DGRL(case.model, len(case.sampler().pairs_of)).to(case.device).train()
+    params = case.train
+    return model, torch.optim.SGD(
+        model.parameters(), params.learning_rate, params.momentum, weight_decay=params.weight_decay
+    )
+
+
+def loader(case: Case, pairs: Dataset[Any], workers: int, epoch: int) -> DataLoader[Any]:
+    """The batches of our sampler."""
+    return DataLoader(
+        pairs,
+        batch_sampler=[batch.tolist() for batch in case.sampler().epoch(epoch)],
+        num_workers=workers,
+        pin_memory=case.device.type == "cuda",
+    )
+
+
 def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
+
+
+# ---- torchreid ----
+
+
+class Zipped(Dataset[tuple[Any, ...]]):
+    """The pictures of several datasets with the same index."""
+
+    def __init__(self, *datasets: Any) -> None:
+        self.datasets = datasets
+
+    def __len__(self) -> int:
+        return len(self.datasets[0])
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return tuple(dataset[index] for dataset in self.datasets)
+
+
+def torchreid(case: Case, workers: int) -> list[float]:
+    """Images/s of torchreid's Engine.train, with its file reading, transforms and meters."""
+    ends: list[float] = []
+
+    def forward_backward(data: Any) -> dict[str, float]:
+        """As its engines have it, for pairs and with our losses."""
+        if len(ends) == 1 + WARMUP + REPORTS:
+            raise EnoughError
+        hr, sr = data
+        output = model(hr["img"].to(case.device), sr["img"].to(case.device))
+        terms = loss_terms(output, hr["pid"].to(case.device), LOSS)
+        summary = {name: term.item() for name, term in terms.items()}
+        optimizer.zero_grad()
+        total(terms).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        ends.append(time.perf_counter())
+        return summary
+
+    model, optimizer = plain_network(case)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), suppress(EnoughError):
+        batches = loader(case, torchreid_pairs(case, Path(folder)), workers, epoch=0)
+        engine = import_module("torchreid.engine").Engine(
+            SimpleNamespace(train_loader=batches, test_loader=None)
+        )
+        engine.register_model("model", model, optimizer)
+        engine.model, engine.max_epoch = model, case.train.epochs
+        engine.forward_backward = forward_backward
+        for engine.epoch in count():
+            engine.train()
+    return [2 * case.pairs / seconds for seconds in np.diff(ends)[WARMUP:]]
+
+
+def torchreid_pairs(case: Case, folder: Path) -> Zipped:
+    """Its datasets of picture files, with its transforms."""
+    size = case.model.height, case.model.width
+    chosen = ["random_flip", "random_crop", "random_erase"]
+    transform, _ = import_module("torchreid.data.transforms").build_transforms(*size, chosen)
+    datasets = []
+    for table in (case.hr, case.sr):
+        items = []
+        for row, label in zip(read_rows(table), case.labels().tolist(), strict=True):
+            file = folder / f"{table.name} {row.image_id}"
+            file.write_bytes(row.data)
+            items.append((str(file), label, 0))
+        make = import_module("torchreid.data.datasets.dataset").ImageDataset
+        datasets.append(make(items, items, items, transform=transform, verbose=False))
+    return Zipped(*datasets)
 
 
 # ---- The hardware's limit ----
@@ -274,6 +354,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[0, 2], help="of the naive loop's DataLoader"
     )
+    parser.add_argument("--torchreid", action="store_true", help="also its loop; it must be importable")
     parser.add_argument("--device", type=torch.device, default=default_device())
     parser.add_argument("--profile", type=Path, help="write the time of our operators to this file, and end")
     return parser.parse_args()
@@ -301,6 +382,10 @@ def main() -> None:
             return
         loops = {"ours": partial(ours, case)}
         loops |= {f"naive, {workers} workers": partial(naive, case, workers) for workers in args.workers}
+        if args.torchreid:
+            loops |= {
+                f"torchreid, {workers} workers": partial(torchreid, case, workers) for workers in args.workers
+            }
         speeds: dict[str, list[float]] = {name: [] for name in loops}
         for turn, (name, loop) in product(range(args.rounds), loops.items()):
             speeds[name] += in_a_child(loop)
@@ -324,8 +409,9 @@ def print_report(case: Case, speeds: dict[str, float], feeding_seconds: float) -
     print(f"{model.backbone} {model.height}x{model.width}, {images_per_step} images a step, {case.device}")
     for name, speed in speeds.items():
         print(f"{name:20} {speed:8.2f} images/s {images_per_step / speed:8.3f} s a step")
-    peer = max(speed for name, speed in speeds.items() if name != "ours")
-    print(f"ours / naive: {speeds['ours'] / peer:.2f}")
+    for peer in dict.fromkeys(name.partition(",")[0] for name in speeds if name != "ours"):
+        fastest = max(speed for name, speed in speeds.items() if name.startswith(peer))
+        print(f"ours / {peer}: {speeds['ours'] / fastest:.2f}")
     minutes = PAPER_EPOCHS * 2 * MARKET_PAIRS / speeds["ours"] / 60
     print(f"{PAPER_EPOCHS} epochs of MLR-Market-1501's {MARKET_PAIRS} pairs would take {minutes:.0f} minutes")
     print(
