@@ -4,15 +4,16 @@ python benchmarks/training.py    (ResNet-50 at 256x128, 8 persons x 2 pairs; --h
 
 "ours" is dgrl.training.trainer.train as the stage calls it, its pictures in memory. "naive" is float32 in
 contiguous NCHW with SGD as it comes, a DataLoader that decodes with PIL and augments with torchvision one
-picture at a time, and loss.item() in each step. "torchreid" (--torchreid, a checkout of
-KaiyangZhou/deep-person-reid in PYTHONPATH) is its Engine.train over its datasets and transforms, with our
-batches, network and losses. They take turns, each in a process of its own; each speed is that of the best
-report after a turn's first four, in which the memory of a process still grows. The FLOPs are those of the
-matrix products and convolutions of one step, the peaks are those of a large matrix product and of a wide 3x3
-convolution, in bfloat16 and in float32.
+picture at a time, and loss.item() in each step. "torchreid" and "fastreid", with checkouts of
+KaiyangZhou/deep-person-reid and JDAI-CV/fast-reid in PYTHONPATH, are their loops over their datasets and
+transforms, with our batches, network and losses. All take turns, each in a process of its own; each speed is
+that of the best report after a turn's first four, in which the memory of a process still grows. The FLOPs are
+those of the matrix products and convolutions of one step, the peaks are those of a large matrix product and
+of a wide 3x3 convolution, in bfloat16 and in float32.
 """
 
 import argparse
+import collections.abc
 import io
 import tempfile
 import time
@@ -21,7 +22,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from itertools import count, product
+from itertools import count, islice, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,7 @@ import numpy as np
 import PIL.Image
 import torch
 from measure import best, in_a_child, timed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -56,6 +57,9 @@ from dgrl.training.trainer import train
 WARMUP, REPORTS = 4, 3  # of each turn: reports that do not count, and that do
 PAPER_EPOCHS, MARKET_PAIRS = 70, 12_936  # IV-C, IV-A
 LOSS, AUGMENT = LossParams(), AugmentParams()
+
+# fast-reid imports it from there, as Python before 3.10 had it; here, so that a loader's workers have it too
+collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -192,27 +196,18 @@ class Pairs(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 def naive(case: Case, workers: int) -> list[float]:
-    """Images/s of blocks of as many steps as a report of ours has."""
-    steps = naive_steps(case, workers)
-    speeds = []
-    for _ in range(WARMUP + REPORTS):
-        seconds = timed(lambda: [next(steps) for _ in range(case.train.log_every)])[0]
-        speeds.append(2 * case.pairs * case.train.log_every / seconds)
-    return speeds[WARMUP:]
-
-
-def naive_steps(case: Case, workers: int) -> Iterator[float]:
-    """The loop that public code has; yields the loss of each step."""
+    """The loop that public code has."""
     model, optimizer = plain_network(case)
-    pairs = Pairs(case)
-    for epoch in count():
-        for hr, sr, persons in loader(case, pairs, workers, epoch):
-            output = model(hr.to(case.device), sr.to(case.device))
-            loss = total(loss_terms(output, persons.to(case.device), LOSS))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            yield loss.item()
+    ends = []
+    for hr, sr, persons in loader(case, Pairs(case), workers):
+        output = model(hr.to(case.device), sr.to(case.device))
+        loss = total(loss_terms(output, persons.to(case.device), LOSS))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss.item()
+        ends.append(time.perf_counter())
+    return speeds_between(ends, case)
 
 
 def plain_network(case: Case) -> tuple[DGRL, torch.optim.SGD]:
@@ -225,47 +220,74 @@ def plain_network(case: Case) -> tuple[DGRL, torch.optim.SGD]:
     )
 
 
-def loader(case: Case, pairs: Dataset[Any], workers: int, epoch: int) -> DataLoader[Any]:
-    """The batches of our sampler."""
-    return DataLoader(
-        pairs,
-        batch_sampler=[batch.tolist() for batch in case.sampler().epoch(epoch)],
+def loader(
+    case: Case,
+    pairs: Dataset[Any],
+    workers: int,
+    make: Callable[..., DataLoader[Any]] = DataLoader,
+    **options: Any,
+) -> DataLoader[Any]:
+    """The batches of our sampler: one, and those of the reports."""
+    drawn = (batch.tolist() for epoch in count() for batch in case.sampler().epoch(epoch))
+    return make(
+        dataset=pairs,
+        batch_sampler=list(islice(drawn, 1 + (WARMUP + REPORTS) * case.train.log_every)),
         num_workers=workers,
         pin_memory=case.device.type == "cuda",
+        **options,
     )
+
+
+def speeds_between(ends: list[float], case: Case) -> list[float]:
+    """Images/s of blocks of as many steps as a report of ours has, from the ends of the steps."""
+    seconds = np.diff(ends[:: case.train.log_every])[WARMUP:]
+    return [2 * case.pairs * case.train.log_every / each for each in seconds]
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-# ---- torchreid ----
+# ---- torchreid and fast-reid ----
 
 
-class Zipped(Dataset[tuple[Any, ...]]):
-    """The pictures of several datasets with the same index."""
+class Twins(Dataset[dict[str, Any]]):
+    """Pairs of the pictures of a peer's two datasets, whose items are dictionaries."""
 
-    def __init__(self, *datasets: Any) -> None:
-        self.datasets = datasets
+    def __init__(self, hr: Any, sr: Any, picture: str, person: str) -> None:
+        self.hr, self.sr, self.picture, self.person = hr, sr, picture, person
 
     def __len__(self) -> int:
-        return len(self.datasets[0])
+        return len(self.hr)
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return tuple(dataset[index] for dataset in self.datasets)
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        hr, sr = self.hr[index], self.sr[index]
+        return {"hr": hr[self.picture], "sr": sr[self.picture], "person": hr[self.person]}
+
+
+def picture_files(case: Case, folder: Path) -> Iterator[list[tuple[str, int, int]]]:
+    """Of HR and of SR: file, person and camera of each picture, as the peers want them."""
+    for table in (case.hr, case.sr):
+        items = []
+        for row, label in zip(read_rows(table), case.labels().tolist(), strict=True):
+            file = folder / f"{table.name} {row.image_id}"
+            file.write_bytes(row.data)
+            items.append((str(file), label, 0))
+        yield items
 
 
 def torchreid(case: Case, workers: int) -> list[float]:
-    """Images/s of torchreid's Engine.train, with its file reading, transforms and meters."""
-    ends: list[float] = []
+    """Its Engine.train with its datasets, transforms and meters."""
+    data, module = import_module("torchreid.data"), import_module("torchreid.engine")
+    chosen = ["random_flip", "random_crop", "random_erase"]
+    transform, _ = data.transforms.build_transforms(case.model.height, case.model.width, chosen)
+    model, optimizer = plain_network(case)
+    ends = []
 
-    def forward_backward(data: Any) -> dict[str, float]:
+    def forward_backward(batch: dict[str, Tensor]) -> dict[str, float]:
         """As its engines have it, for pairs and with our losses."""
-        if len(ends) == 1 + WARMUP + REPORTS:
-            raise EnoughError
-        hr, sr = data
-        output = model(hr["img"].to(case.device), sr["img"].to(case.device))
-        terms = loss_terms(output, hr["pid"].to(case.device), LOSS)
+        output = model(batch["hr"].to(case.device), batch["sr"].to(case.device))
+        terms = loss_terms(output, batch["person"].to(case.device), LOSS)
         summary = {name: term.item() for name, term in terms.items()}
         optimizer.zero_grad()
         total(terms).backward()  # type: ignore[no-untyped-call]
@@ -273,36 +295,59 @@ def torchreid(case: Case, workers: int) -> list[float]:
         ends.append(time.perf_counter())
         return summary
 
-    model, optimizer = plain_network(case)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), suppress(EnoughError):
-        batches = loader(case, torchreid_pairs(case, Path(folder)), workers, epoch=0)
-        engine = import_module("torchreid.engine").Engine(
-            SimpleNamespace(train_loader=batches, test_loader=None)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        hr, sr = (
+            data.ImageDataset(items, items, items, transform=transform, verbose=False)
+            for items in picture_files(case, Path(folder))
         )
+        batches = loader(case, Twins(hr, sr, "img", "pid"), workers)
+        engine = module.Engine(SimpleNamespace(train_loader=batches, test_loader=None))
         engine.register_model("model", model, optimizer)
-        engine.model, engine.max_epoch = model, case.train.epochs
+        engine.model, engine.epoch, engine.max_epoch = model, 0, 1
         engine.forward_backward = forward_backward
-        for engine.epoch in count():
-            engine.train()
-    return [2 * case.pairs / seconds for seconds in np.diff(ends)[WARMUP:]]
+        engine.train()
+    return speeds_between(ends, case)
 
 
-def torchreid_pairs(case: Case, folder: Path) -> Zipped:
-    """Its datasets of picture files, with its transforms."""
-    size = case.model.height, case.model.width
-    chosen = ["random_flip", "random_crop", "random_erase"]
-    transform, _ = import_module("torchreid.data.transforms").build_transforms(*size, chosen)
-    datasets = []
-    for table in (case.hr, case.sr):
-        items = []
-        for row, label in zip(read_rows(table), case.labels().tolist(), strict=True):
-            file = folder / f"{table.name} {row.image_id}"
-            file.write_bytes(row.data)
-            items.append((str(file), label, 0))
-        make = import_module("torchreid.data.datasets.dataset").ImageDataset
-        datasets.append(make(items, items, items, transform=transform, verbose=False))
-    return Zipped(*datasets)
+def fastreid(case: Case, workers: int) -> list[float]:
+    """Its SimpleTrainer with its datasets, transforms, collator and metrics; on a GPU also its loader."""
+    data, engine = import_module("fastreid.data"), import_module("fastreid.engine")
+    config = import_module("fastreid.config").get_cfg()
+    config.INPUT.SIZE_TRAIN = [case.model.height, case.model.width]
+    for chosen in (config.INPUT.FLIP, config.INPUT.PADDING, config.INPUT.REA):
+        chosen.ENABLED = True
+    transform = data.transforms.build_transforms(config)
+    make = partial(data.build.DataLoaderX, 0) if case.device.type == "cuda" else DataLoader
+    model, optimizer = plain_network(case)
+    clock, ends = engine.HookBase(), []
+    clock.after_step = lambda: ends.append(time.perf_counter())
+    with tempfile.TemporaryDirectory() as folder:
+        hr, sr = (data.CommDataset(items, transform) for items in picture_files(case, Path(folder)))
+        twins = Twins(hr, sr, "images", "targets")
+        batches = loader(case, twins, workers, make, collate_fn=data.build.fast_batch_collator)
+        trainer = engine.SimpleTrainer(LossesOf(model, case.device), batches, optimizer, None)
+        trainer.register_hooks([clock])
+        trainer.train(0, 1, len(batches))
+    return speeds_between(ends, case)
 
+
+class LossesOf(nn.Module):
+    """A network as fast-reid's are: from pictures of 0 to 255 to loss terms."""
+
+    def __init__(self, network: DGRL, device: torch.device) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.std = (
+            255 * torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD)
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        device = self.mean.device
+        hr, sr = ((batch[name].to(device) - self.mean) / self.std for name in ("hr", "sr"))
+        return loss_terms(self.network(hr, sr), batch["person"].to(device), LOSS)
+
+
+PEERS = {"naive": naive, "torchreid": torchreid, "fastreid": fastreid}
 
 # ---- The hardware's limit ----
 
@@ -354,7 +399,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[0, 2], help="of the naive loop's DataLoader"
     )
-    parser.add_argument("--torchreid", action="store_true", help="also its loop; it must be importable")
+    parser.add_argument(
+        "--peers", nargs="+", choices=PEERS, default=["naive"], help="checkouts must be importable"
+    )
     parser.add_argument("--device", type=torch.device, default=default_device())
     parser.add_argument("--profile", type=Path, help="write the time of our operators to this file, and end")
     return parser.parse_args()
@@ -381,11 +428,8 @@ def main() -> None:
             args.profile.write_text(operators(case))
             return
         loops = {"ours": partial(ours, case)}
-        loops |= {f"naive, {workers} workers": partial(naive, case, workers) for workers in args.workers}
-        if args.torchreid:
-            loops |= {
-                f"torchreid, {workers} workers": partial(torchreid, case, workers) for workers in args.workers
-            }
+        for name, workers in product(args.peers, args.workers):
+            loops[f"{name}, {workers} workers"] = partial(PEERS[name], case, workers)
         speeds: dict[str, list[float]] = {name: [] for name in loops}
         for turn, (name, loop) in product(range(args.rounds), loops.items()):
             speeds[name] += in_a_child(loop)
