@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor
 
 from dgrl.processes import usable_cores
 
@@ -17,6 +18,11 @@ _CGROUP = Path("/sys/fs/cgroup")  # version 2: what a container may take
 def default_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; neither waits for the other, where a plain copy would."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def gpus() -> list[str]:

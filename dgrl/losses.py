@@ -59,7 +59,9 @@ def pairwise_distances(x: Tensor) -> Tensor:
 
 def l1_loss(shallow_hr: Tensor, shallow_sr: Tensor) -> Tensor:
     """Smooth L1 between f_h and f_s (eq. 5), mean over all elements (d)."""
-    return F.smooth_l1_loss(at_least_float32(shallow_hr), at_least_float32(shallow_sr))
+    # Channels last, as the network has them: the gradient has the order in which the loss sees its input.
+    hr, sr = (at_least_float32(shallow).permute(0, 2, 3, 1) for shallow in (shallow_hr, shallow_sr))
+    return F.smooth_l1_loss(hr, sr)
 
 
 def kl_loss(logits: list[Tensor]) -> Tensor:

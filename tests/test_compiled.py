@@ -1,6 +1,7 @@
 """``train.compile``: the same losses, or none of it."""
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from dgrl.model.gem import GeM
 from dgrl.model.network import Output
 from dgrl.model.restormer import RestormerBlock
 from dgrl.training.compiled import compile_network
+from dgrl.training.params import CompileMode
 
 PARAMS = {"epochs": 1, "log_every": 1, "learning_rate": 1e-4}  # three steps
 
@@ -98,3 +100,17 @@ def test_a_compiled_network_may_depart_as_far_as_rounding_does(
         return step * torch.tensor([1.0, loss, norm]) if network is compiled else step
 
     assert compile_network(plain, "default", trial, dtype) is (compiled if kept else plain)
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("default", True), ("cuda_graphs", False)])
+def test_a_replayed_graph_is_tried_too(
+    mode: CompileMode, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA graphs first warm up, then record: a wrong graph shows in the third step."""
+    plain, compiled, steps = nn.Identity(), nn.Identity(), count(1)
+    monkeypatch.setattr(torch, "compile", lambda network, **options: compiled)
+
+    def trial(network: nn.Module) -> torch.Tensor:
+        return torch.tensor([2.0 if network is compiled and next(steps) == 3 else 1.0, 1.0])
+
+    assert compile_network(plain, mode, trial, torch.float32) is (compiled if kept else plain)

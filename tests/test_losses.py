@@ -187,6 +187,17 @@ def test_l1_loss_is_the_mean_of_equation_5() -> None:
     assert l1_loss(float32(a), float32(b)).item() == pytest.approx(np.mean(each), rel=1e-5)
 
 
+def test_the_gradient_of_l1_lies_in_memory_as_the_network_does() -> None:
+    """Else every convolution of a stem's backward pass would reorder its input."""
+    a, b = (float32(normal(2, 3, 4, 5, name=name)) for name in ("hr", "sr"))
+    a = a.to(memory_format=torch.channels_last).requires_grad_()
+    seen: list[Tensor] = []
+    output = 2 * a
+    output.register_hook(seen.append)
+    l1_loss(output, b).backward()  # type: ignore[no-untyped-call]
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
 # ---- KL, eq. 10 to 12 ----
 
 

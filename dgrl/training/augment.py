@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgrl.device import to_device
 from dgrl.training.params import AugmentParams
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, as torchvision's weights expect
@@ -62,7 +63,7 @@ def augment(images: Tensor, pad: int, drawn: Draw) -> Tensor:
     """
     device = images.device
     height, width = images.shape[2:]
-    flip, offset, erase = drawn.flip.to(device), drawn.offset.to(device), drawn.erase.to(device)
+    flip, offset, erase = (to_device(x, device) for x in (drawn.flip, drawn.offset, drawn.erase))
     columns = torch.arange(width, device=device)
     columns = torch.where(flip[:, None], width - 1 - columns, columns) + offset[:, 1:]  # [B, W]
     rows = torch.arange(height, device=device) + offset[:, :1]  # [B, H]
@@ -75,8 +76,9 @@ def augment(images: Tensor, pad: int, drawn: Draw) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """Pictures in 0..255 [B, 3, H, W] to float32 with ImageNet's mean and deviation, channels_last."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1) * 255
+    mean, std = (
+        to_device(255 * torch.tensor(values), images.device).view(1, 3, 1, 1) for values in (MEAN, STD)
+    )
     return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 

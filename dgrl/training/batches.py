@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dgrl.device import to_device
 from dgrl.errors import InputError
 from dgrl.random import named_seed
 from dgrl.training.augment import augment, draw
@@ -82,7 +83,7 @@ class Batches:
         return Batch(
             augment(self._hr.take(pairs, self._device), self._augment.pad, drawn),
             augment(self._sr.take(self._twins[pairs], self._device), self._augment.pad, drawn),
-            self._targets[pairs.to(self._device)],
+            self._targets[to_device(pairs, self._device)],
         )
 
     def _pairs(self, step: int) -> Indices:

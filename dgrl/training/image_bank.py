@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dgrl.device import free_memory
+from dgrl.device import free_memory, to_device
 from dgrl.files import atomic_file
 from dgrl.images import Image
 from dgrl.processes import usable_cores
@@ -60,7 +60,7 @@ class ImageBank:
             [B, 3, H, W], uint8.
         """
         if self.images.is_cuda or device.type == "cpu":
-            taken = self.images[rows.to(self.images.device)]
+            taken = self.images[to_device(rows, self.images.device)]
         else:
             staged = torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=True)
             torch.index_select(self.images, 0, rows, out=staged)

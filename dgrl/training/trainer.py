@@ -213,6 +213,7 @@ def train(
         DivergedError: if the loss is not finite.
     """
     device = default_device()
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes: the fastest algorithm of each
     dtype = _precision(params.precision, device)
     batches = Batches(hr, sr, augment_params, params, device, ranks)
     persons, per_epoch = batches.persons, batches.per_epoch
