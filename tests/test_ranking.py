@@ -15,6 +15,7 @@ from dgrl.errors import InputError
 from dgrl.evaluation import ranking
 from dgrl.evaluation.ranking import (
     DISTRACTOR,
+    RIVALS,
     TIE,
     Embeddings,
     Ranking,
@@ -182,8 +183,10 @@ def test_one_draw_from_one_image_per_person_is_the_multi_shot_cmc():
     np.testing.assert_array_equal(deviation, 0)
 
 
-def test_hopeless_positives_are_worth_nothing_and_hopeful_ones_are_exact():
+@pytest.mark.parametrize("rivals", [1, RIVALS])  # of 30, 100, 400 images that are ahead
+def test_hopeless_positives_are_worth_nothing_and_hopeful_ones_are_exact(rivals, monkeypatch):
     """A hundred persons, each ahead with probability 1/2, is a binomial that can be written down."""
+    monkeypatch.setattr(ranking, "RIVALS", rivals)
     for persons in (30, 100, 400):
         near, far = [1.0, 0.01], [0.0, 1.0]
         query = embeddings([[1.0, 0.0]], [0], [0])
@@ -253,10 +256,11 @@ def test_properties(seed, chunk, persons):
     distractors=st.integers(0, 40),
     chunk=st.integers(1, 30),
     cells=st.integers(1, 20_000),
+    rivals=st.integers(1, 200),
     length=st.integers(1, 25),
 )
 def test_any_set_agrees_with_the_definitions(
-    seed, queries, images, persons, distractors, chunk, cells, length
+    seed, queries, images, persons, distractors, chunk, cells, rivals, length
 ):
     """Exactly with tie=0, and with the default as if what is nearly equal were equal."""
     generator = named_generator("test_ranking", "any", seed)
@@ -268,7 +272,7 @@ def test_any_set_agrees_with_the_definitions(
     similarities = (equal + generator.integers(-2, 3, equal.shape) * 2.0**-24).astype(np.float32)
 
     for tie, expected in ((0, similarities), (TIE, equal)):
-        with patch.multiple(ranking, CHUNK_CELLS=40 * cells, BLOCK_CELLS=cells):
+        with patch.multiple(ranking, CHUNK_CELLS=40 * cells, BLOCK_CELLS=cells, RIVALS=rivals):
             found = rank(
                 query,
                 gallery,

@@ -1,8 +1,9 @@
-"""CMC, mAP and mINP of queries against a gallery, without sorting the gallery.
+"""CMC, mAP and mINP of queries against a gallery, without an order of the gallery.
 
 All three figures follow from the ranks of the positives, and a rank is a count: how many images are at
-least as near. So each query needs one row of similarities and one histogram over positives and persons, and
-memory stays O(chunk x gallery) whatever the number of queries. PyTorch counts, on a CPU or a GPU.
+least as near. So each query needs the values of one row of similarities in order, not the images they belong
+to, and the single-shot CMC a table of the persons near it. Memory stays O(chunk x gallery) whatever the
+number of queries. It runs on a CPU or a GPU.
 
 The protocol is Market-1501's: gallery images of the query's person by the query's camera are left out for
 that query, and a query without any positive left is not counted. Distractors (person id -1: nobody's
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,7 @@ TIE = 1e-6  # cosine similarity; a few times float32's rounding of a dot product
 THREADS = 4  # of a CPU, at most: each holds a chunk
 CHUNK_CELLS = 1 << 24  # numbers in an array, at most: 128 MiB in double precision
 BLOCK_CELLS = 1 << 19  # the same where a CPU's cache should hold them
+RIVALS = 2048  # images that the single-shot CMC looks at before it asks for more
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -282,7 +285,7 @@ class _Positives:
     """Where c queries that have positives find them, those with most first.
 
     ``rows`` [c] are the queries and ``own`` [c] their persons; ``columns`` [c, P] has the person's images by
-    other cameras, ``counts`` [c] many, and then anything.
+    other cameras, ``counts`` [c] many, and then the others of the person, some more than once.
     """
 
     rows: Integers
@@ -311,7 +314,7 @@ class _People:
         own = np.searchsorted(self.ids, person_ids).clip(max=len(self.ids) - 1)
         images = np.where(self.ids[own] == person_ids, self.sizes[own], 0)
         place = np.arange(images.max())
-        columns = self.order[(self.first[own, None] + place).clip(max=len(self.order) - 1)]
+        columns = self.order[self.first[own, None] + np.minimum(place, self.sizes[own, None] - 1)]
         positive = (place < images[:, None]) & (self.camera_ids[columns] != camera_ids[:, None])
         counts = positive.sum(axis=1)
         rows = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
@@ -347,20 +350,26 @@ def _rank_chunk(
         [c], [c] and [c], in the order of ``positives``, and [c, K].
     """
     device = similarities.device
-    rows, own, columns, counts = (
+    rows, columns, counts = (
         torch.from_numpy(values).to(device)
-        for values in (positives.rows, positives.own, positives.columns, positives.counts)
+        for values in (positives.rows, positives.columns, positives.counts)
     )
     parts = []
     for block in _blocks(positives.counts, len(persons), len(sizes), device):
         distances = similarities.index_select(0, rows[block]).neg_()
         bars = _bars(distances, columns[block], counts[block]) + tie
-        ahead = _images_ahead(distances, bars, own[block], persons, len(sizes))
-        parts.append(_multi_shot(ahead, counts[block]) + _chances(ahead, counts[block], sizes, length))
+        distances.scatter_(1, columns[block], torch.inf)  # what is left are the images of others
+        ordered = _ordered(distances)
+        ranks = _multi_shot(torch.searchsorted(ordered, bars, right=True), counts[block])
+        farthest = bars.gather(1, counts[block, None] - 1)
+        rivals = _rivals(distances, ordered, farthest, 1 / sizes[persons], length)
+        hopeful, chances, others = _chances(distances, bars, rivals, persons, sizes, length)
+        parts.append((*ranks, block.start + hopeful, chances, others))
     best_rank, average_precision, inverse_penalty, hopeful, chances, others = (
         torch.cat(part) for part in zip(*parts, strict=True)
     )
-    within = torch.segment_reduce(_within(chances, others, length), "sum", lengths=hopeful, axis=0)
+    within = chances.new_zeros(len(rows), length)
+    within.index_add_(0, hopeful, _within(chances, others, length))
     return (
         best_rank.to(torch.int64).cpu().numpy(),
         _percent(average_precision),
@@ -390,45 +399,88 @@ def _bars(distances: torch.Tensor, columns: torch.Tensor, counts: torch.Tensor) 
     return found.masked_fill_(places >= counts[:, None], torch.inf).sort(dim=1).values
 
 
-def _images_ahead(
-    distances: torch.Tensor, bars: torch.Tensor, own: torch.Tensor, persons: torch.Tensor, people: int
-) -> torch.Tensor:
-    """How many images of each person are no farther than each bar: [q, P, J] float64, 0 for the own person.
-
-    The own person's positives are counted by their order, and those by the same camera not at all.
-    """
-    queries, width = bars.shape
-    cells = torch.searchsorted(bars, distances).mul_(people).add_(persons)  # the first bar that is not nearer
-    counts = bars.new_zeros((queries, (width + 1) * people), dtype=torch.float64)
-    counts.scatter_add_(1, cells, counts.new_ones(1, 1).expand_as(cells))
-    counts = counts.view(queries, width + 1, people)
-    counts[torch.arange(queries, device=own.device), :, own] = 0
-    return counts[:, :width].cumsum(dim=1)
+def _ordered(distances: torch.Tensor) -> torch.Tensor:
+    """Each row from near to far: [q, G]."""
+    if distances.is_cuda:
+        return distances.sort(dim=1).values
+    return torch.from_numpy(np.sort(distances.numpy(), axis=1))  # in vectors; torch's sorts the places too
 
 
-def _multi_shot(ahead: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Best rank, AP and INP: [q] float64 each."""
-    so_far = torch.arange(1, ahead.shape[1] + 1, device=ahead.device)
-    ranks = so_far + ahead.sum(dim=2)
+def _multi_shot(others: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Best rank, AP and INP, [q] float64 each, from how many images of others are ahead of each positive."""
+    so_far = torch.arange(1, others.shape[1] + 1, device=others.device)
+    ranks = (so_far + others).double()
     precision = so_far / ranks * (so_far <= counts[:, None])
     hardest = precision.gather(1, counts[:, None] - 1)
     return ranks[:, 0], precision.sum(dim=1) / counts, hardest[:, 0]
 
 
+class _Rivals(NamedTuple):
+    """Images of others, all that are no farther than a limit, beyond which no positive is hopeful."""
+
+    rows: torch.Tensor  # [C] int64, their queries
+    columns: torch.Tensor  # [C] int64
+    limit: torch.Tensor  # [q, 1]
+
+
+def _rivals(
+    distances: torch.Tensor,
+    ordered: torch.Tensor,
+    farthest: torch.Tensor,
+    weights: torch.Tensor,
+    length: int,
+) -> _Rivals:
+    """As many of the nearest images as it takes.
+
+    Args:
+        distances: those of the images of others, elsewhere infinity, [q, G].
+        ordered: the same, row by row from near to far.
+        farthest: the last bar of each query, [q, 1].
+        weights: what an image adds to the mean number of persons ahead in a single-shot gallery, [G] float64.
+        length: K.
+    """
+    count = RIVALS
+    while True:
+        limit = torch.minimum(farthest, ordered[:, min(count, ordered.shape[1]) - 1, None])
+        rows, columns = (distances <= limit).nonzero(as_tuple=True)
+        mean = torch.bincount(rows, weights[columns], minlength=len(limit))
+        if not (_hopeful(mean, length) & (limit < farthest)[:, 0]).any():
+            return _Rivals(rows, columns, limit)
+        count *= 2
+
+
 def _chances(
-    ahead: torch.Tensor, counts: torch.Tensor, sizes: torch.Tensor, length: int
-) -> tuple[torch.Tensor, ...]:
-    """The chances of other persons to come before positives that have a chance to be within ``length``.
+    distances: torch.Tensor,
+    bars: torch.Tensor,
+    rivals: _Rivals,
+    persons: torch.Tensor,
+    sizes: torch.Tensor,
+    length: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The chances of other persons to come before each hopeful positive.
 
     Returns:
-        How many positives of each query have, [q]; the chances, positive by positive; how many of them each
-        of these positives has, [H].
+        The query of each of these positives, [H]; the chances, positive by positive; how many of them each
+        positive has, [H].
     """
-    real = torch.arange(ahead.shape[1], device=ahead.device) < counts[:, None]
-    hopeful = real & _hopeful(ahead @ (1 / sizes), length)
-    chances = ahead[hopeful] / sizes
-    some = chances > 0
-    return hopeful.sum(dim=1), chances[some], some.sum(dim=1)
+    queries, people = len(bars), len(sizes)
+    known = bars <= rivals.limit
+    width = int(known.sum(dim=1).max())
+    bars, known = bars[:, :width].contiguous(), known[:, :width]
+    nearer_bars = torch.searchsorted(bars[rivals.rows], distances[rivals.rows, rivals.columns, None])[:, 0]
+    # Each query meets few of all persons: U pairs of both
+    meetings = rivals.rows * people + persons[rivals.columns]
+    met = torch.zeros(queries * people, dtype=torch.bool, device=bars.device)
+    met[meetings] = True
+    places = nearer_bars * int(met.sum()) + (met.cumsum(dim=0) - 1)[meetings]
+    query, person = met.view(queries, people).nonzero(as_tuple=True)
+    images = torch.bincount(places, minlength=(width + 1) * len(query)).view(width + 1, -1)
+    chances = images[:width].cumsum(dim=0) / sizes[person]  # [width, U]
+    mean = chances.new_zeros(width, queries).index_add_(1, query, chances)
+    hopeful = _hopeful(mean, length) & known.T
+    some = (chances > 0) & hopeful[:, query]
+    others = chances.new_zeros(width, queries).index_add_(1, query, some.double())
+    return hopeful.nonzero()[:, 1], chances[some], others[hopeful].long()
 
 
 def _hopeful(mean: torch.Tensor, length: int) -> torch.Tensor:
@@ -453,18 +505,20 @@ def _within(chances: torch.Tensor, others: torch.Tensor, length: int) -> torch.T
     Returns:
         [H, length] float64.
     """
-    filled = torch.arange(max(others.tolist(), default=0), device=others.device) < others[:, None]
-    table = chances.new_zeros(filled.shape)
-    table[filled] = chances
+    device = chances.device
     order = others.argsort(descending=True)  # a person more is there for ever fewer positives
-    table = table[order].T.contiguous()
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=device)
+    owner = torch.arange(len(others), device=device).repeat_interleave(others)
+    turn = torch.arange(len(chances), device=device) - (others.cumsum(dim=0) - others)[owner]
+    left = len(others) - torch.bincount(others, minlength=1).cumsum(dim=0)[:-1]  # positives at each turn
+    table = chances.new_zeros((len(left), len(others)))
+    table[turn, place[owner]] = chances
     ahead = chances.new_zeros((length + 1, len(others)))  # nothing, then P(0 persons), P(1 person), ...
     ahead[1] = 1
-    for chance, rows in zip(table, filled.sum(dim=0).tolist(), strict=True):
+    for chance, rows in zip(table, left.tolist(), strict=True):
         ahead[1:, :rows] = torch.lerp(ahead[1:, :rows], ahead[:-1, :rows], chance[:rows])
-    within = torch.empty_like(ahead[1:].T)
-    within[order] = ahead[1:].cumsum(dim=0).clamp_(max=1).T
-    return within
+    return ahead[1:].cumsum(dim=0).clamp_(max=1).T[place]
 
 
 def _drawn_ranks(
