@@ -165,9 +165,9 @@ def compare(peers: list[Peer], product: Product, spread: float, *, python: bool)
         seconds, found = best(partial(peer.evaluate, distances, query, gallery, kind), repeats)
         seconds += multiplying
         apart = np.abs(expected[: len(found)] - found).max()
-        print(f"  {peer.name}, {kind}, {seconds:.2f} s, of which distances {multiplying:.2f} s,", end=" ")
+        print(f"  {peer.name}, {kind}, {seconds:.2f} s, of which distances {multiplying:.2f} s: ", end="")
         print(
-            f"{seconds / ours:.1f} times ours, {seconds / without:.1f} times ours without the single-shot CMC; ",
+            f"{seconds / ours:.1f} times ours, {seconds / without:.1f} times without the single-shot CMC; ",
             end="",
         )
         print(f"figures, from 0 to 1, differ by {apart:.0e} at most")
