@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dgrl.device import default_device
 from dgrl.errors import InputError
@@ -98,10 +98,15 @@ class Meter:
 
 @dataclass
 class Run:
-    """What a training carries from step to step, and so what a checkpoint holds."""
+    """What a training carries from step to step, and so what a checkpoint holds.
+
+    ``average`` is the exponential moving average of the weights and the batch norms' statistics over some
+    1 / (1 - ``ema_decay``) steps, from the first on; empty where it is not wanted.
+    """
 
     model: DGRL
-    average: AveragedModel | None
+    average: dict[str, Tensor]
+    ema_decay: float
     optimizer: torch.optim.SGD
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -121,7 +126,12 @@ class Run:
             weight_decay=params.weight_decay,
             fused=True,
         )
-        return cls(model, _average(model, params.ema_decay), optimizer)
+        average = {
+            name: tensor.clone()
+            for name, tensor in model.state_dict().items()
+            if params.ema_decay and tensor.is_floating_point()
+        }
+        return cls(model, average, params.ema_decay, optimizer)
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint, if there is one."""
@@ -129,8 +139,8 @@ class Run:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
+        for name, tensor in self.average.items():
+            tensor.copy_(state["average"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
         logger.info("resume at step %d", self.step)
@@ -140,7 +150,7 @@ class Run:
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
-            "average": self.average.state_dict() if self.average else {},
+            "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
         }
@@ -155,8 +165,14 @@ class Run:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
         self.optimizer.step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self._follow()
         self.step += 1
+
+    def _follow(self) -> None:
+        """Move the average towards the weights; torch's AveragedModel would wait for the GPU to do it."""
+        weights = self.model.state_dict()
+        move = get_ema_multi_avg_fn(self.ema_decay if self.step else 0.0)  # type: ignore[no-untyped-call]
+        move(list(self.average.values()), [weights[name] for name in self.average], None)
 
     def trial(self, losses: Callable[[nn.Module], dict[str, Tensor]], network: nn.Module) -> Tensor:
         """The loss terms of a step that is not taken, and the norm of its gradient: [terms + 1]."""
@@ -172,8 +188,7 @@ class Run:
 
     def result(self) -> DGRL:
         """The network to publish: the moving average, if there is one."""
-        if self.average:
-            self.model.load_state_dict(self.average.module.state_dict())
+        self.model.load_state_dict({**self.model.state_dict(), **self.average})
         return self.model.eval()
 
 
@@ -255,13 +270,6 @@ def train(
                 run.save(checkpoint)
             display.update(bar, completed=run.step)
     return run.result(), persons
-
-
-def _average(model: DGRL, decay: float) -> AveragedModel | None:
-    """The exponential moving average of weights and batch norm statistics, which starts at ``model``."""
-    if not decay:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype:
