@@ -10,12 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from dgrl.errors import InputError
+from dgrl.losses import loss_terms
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
+from dgrl.training.batches import Batches
 from dgrl.training.checkpoint import load_checkpoint, load_model, save_model
+from dgrl.training.distributed import ALONE
 from dgrl.training.image_bank import ImageBank
 from dgrl.training.params import AugmentParams, LossParams, TrainParams
-from dgrl.training.trainer import DivergedError, Schedule, train
+from dgrl.training.trainer import DivergedError, Run, Schedule, train
 
 MODEL = ModelParams(backbone="resnet18", weights="none", height=32, width=32, dimension=16, groups=4)
 AUGMENT = AugmentParams(pad=2)
@@ -112,6 +115,27 @@ def test_the_result_is_the_moving_average_of_the_weights(tmp_path: Path) -> None
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor.double(), average[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_a_gpu() -> None:
+    device = torch.device("cuda")
+    hr, sr = (ImageBank(bank.images.to(device), bank.keys) for bank in banks())
+    params = train_params(ema_decay=0.9, clip_norm=1.0)
+    batches = Batches(hr, sr, AUGMENT, params, device, ALONE)
+    run = Run.start(MODEL, batches.persons, params, device)
+
+    def step() -> None:
+        batch = batches(run.step)
+        terms = loss_terms(run.model(batch.hr, batch.sr), batch.targets, LossParams())
+        run.descend(torch.stack(list(terms.values())).sum(), 1e-3, params.clip_norm)
+
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(("clip_norm", "expected"), [(0.0, None), (0.25, 0.25), (1e6, None)])

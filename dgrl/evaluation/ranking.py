@@ -354,6 +354,7 @@ def _rank_chunk(
         torch.from_numpy(values).to(device)
         for values in (positives.rows, positives.columns, positives.counts)
     )
+    weights = 1 / sizes[persons]
     parts = []
     for block in _blocks(positives.counts, len(persons), len(sizes), device):
         distances = similarities.index_select(0, rows[block]).neg_()
@@ -362,7 +363,7 @@ def _rank_chunk(
         ordered = _ordered(distances)
         ranks = _multi_shot(torch.searchsorted(ordered, bars, right=True), counts[block])
         farthest = bars.gather(1, counts[block, None] - 1)
-        rivals = _rivals(distances, ordered, farthest, 1 / sizes[persons], length)
+        rivals = _rivals(distances, ordered, farthest, weights, length)
         hopeful, chances, others = _chances(distances, bars, rivals, persons, sizes, length)
         parts.append((*ranks, block.start + hopeful, chances, others))
     best_rank, average_precision, inverse_penalty, hopeful, chances, others = (
