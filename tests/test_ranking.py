@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -313,6 +315,30 @@ def test_the_queries_of_a_chunk_are_few_where_a_person_has_hundreds_of_images():
     assert sum(lengths) == 40
     assert max(lengths) == 100_000 // (most * 30)
     assert_same(found, rank(query, gallery))
+
+
+FEW_PERSONS = """
+import resource, sys
+import numpy as np
+from dgrl.evaluation.ranking import Embeddings, rank
+
+def crowd(images, camera):
+    features = np.random.default_rng(camera).normal(size=(4 * images, 8)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return Embeddings(features, np.arange(4 * images) % 4, np.full(4 * images, camera))
+
+query, gallery = crowd(10, 0), crowd(1500, 1)
+rank(crowd(1, 0), crowd(1, 1))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rank(query, gallery)
+sys.exit(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > 200 * 1024)  # KiB
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+def test_few_persons_with_many_images_take_little_memory():
+    """Images times positives would be a gigabyte."""
+    assert subprocess.run([sys.executable, "-c", FEW_PERSONS], check=False).returncode == 0
 
 
 def test_similarities_may_be_tensors():

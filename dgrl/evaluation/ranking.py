@@ -468,9 +468,11 @@ def _chances(
     known = bars <= rivals.limit
     width = int(known.sum(dim=1).max())
     bars, known = bars[:, :width].contiguous(), known[:, :width]
-    nearer_bars = torch.searchsorted(bars[rivals.rows], distances[rivals.rows, rivals.columns, None])[:, 0]
+    rows, columns, _ = rivals
+    each = torch.split(distances[rows, columns], torch.bincount(rows, minlength=queries).tolist())
+    nearer_bars = torch.cat([torch.searchsorted(row, its) for row, its in zip(bars, each, strict=True)])
     # Each query meets few of all persons: U pairs of both
-    meetings = rivals.rows * people + persons[rivals.columns]
+    meetings = rows * people + persons[columns]
     met = torch.zeros(queries * people, dtype=torch.bool, device=bars.device)
     met[meetings] = True
     places = nearer_bars * int(met.sum()) + (met.cumsum(dim=0) - 1)[meetings]
