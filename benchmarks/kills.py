@@ -1,4 +1,4 @@
-"""Whether a training that is killed again and again ends with the weights of one that is not.
+"""Whether a run that is killed again and again ends with the weights of one that is not.
 
 python benchmarks/kills.py [--kills 20] [--seed 0]
 
@@ -42,7 +42,7 @@ DELAYS = {"step": 0.2, "checkpoint": 0.1, "publishing": 1.0}  # seconds at most,
 
 
 def tiny_params() -> dict[str, Any]:
-    """A training of ``STEPS`` short steps, with a checkpoint every eight."""
+    """A run of ``STEPS`` short steps, with a checkpoint every eight."""
     params: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["source"]["synthetic"] |= {"persons": 16, "width": 32, "height": 64}
     params["mlr"]["factors"] = params["rcan"]["scales"] = [2]

@@ -7,7 +7,7 @@ Anonymous memory is the process's own. File pages are those of libraries and of 
 resident while they are in memory, but the kernel may drop them at any time and read them again. The stage
 runs in a process of its own, so that the making of its tables does not count.
 
-The peer of the mapped file is storage: memory, the same training with its pictures in memory.
+The peer of the mapped file is storage: memory, the same training with its images in memory.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from pipeline.paths import Paths
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 PATHS = Paths("synthetic")
 HEIGHT, WIDTH = 64, 32  # pixels
-PICTURES = 20  # of a person
-TEXTURES = 256  # different pictures; the rows share them
+IMAGES = 20  # of a person
+TEXTURES = 256  # different images; the rows share them
 PERSONS, PAIRS = 8, 2  # of a batch
 STEPS = 20  # of training on the large set; of an epoch of the small one
-FEW = STEPS * PERSONS * PAIRS // PICTURES  # persons of the small set
+FEW = STEPS * PERSONS * PAIRS // IMAGES  # persons of the small set
 INTERVAL = 0.02  # seconds between two samples
 
 
@@ -54,9 +54,9 @@ def write_tables(persons: int) -> None:
             replace(
                 textures[(number + first) % TEXTURES],
                 image_id=f"{number:06d}",
-                person_id=f"{number // PICTURES:05d}",
+                person_id=f"{number // IMAGES:05d}",
             )
-            for number in range(persons * PICTURES)
+            for number in range(persons * IMAGES)
         )
         write_table(table, rows)
 
@@ -116,7 +116,7 @@ class EnoughError(Exception):
 
 
 def large_set(storage: str) -> tuple[dict[str, Memory], float]:
-    """Peaks of a train stage that reads an epoch's batches, then trains for some steps; pictures/s read."""
+    """Peaks of a train stage that reads an epoch's batches, then trains for some steps; images/s read."""
     import torch
 
     from dgrl.training.image_bank import ImageBank
@@ -127,8 +127,8 @@ def large_set(storage: str) -> tuple[dict[str, Memory], float]:
     speeds: list[float] = []
 
     def measured(hr: ImageBank, sr: ImageBank, *args: Any) -> object:
-        batches = PersonBatchSampler(np.arange(len(hr)) // PICTURES, PERSONS, PAIRS, 0).epoch(0)
-        peaks.phase = "an epoch's pictures"
+        batches = PersonBatchSampler(np.arange(len(hr)) // IMAGES, PERSONS, PAIRS, 0).epoch(0)
+        peaks.phase = "an epoch's images"
         started = time.perf_counter()
         for batch in batches:
             for bank in (hr, sr):
@@ -151,15 +151,15 @@ def large_set(storage: str) -> tuple[dict[str, Memory], float]:
     return peaks.found, speeds[0]
 
 
-def report_large_set(pictures: int) -> None:
-    pixels = 2 * pictures * 3 * HEIGHT * WIDTH / 1e6
-    print(f"{pictures} pictures and their twins, {pixels:.0f} MB of pixels; most MB resident")
+def report_large_set(images: int) -> None:
+    pixels = 2 * images * 3 * HEIGHT * WIDTH / 1e6
+    print(f"{images} images and their twins, {pixels:.0f} MB of pixels; most MB resident")
     for storage in ("file", "memory"):
         peaks, speed = in_a_child(large_set, storage)
         print(f"storage: {storage:14} anonymous     file    total")
         for phase, memory in peaks.items():
             print(f"{phase:23} {memory.anonymous:9.0f} {memory.file:8.0f} {memory.total:8.0f}")
-        print(f"{speed:.0f} pictures/s are read", flush=True)
+        print(f"{speed:.0f} images/s are read", flush=True)
 
 
 # ---- Many epochs ----
@@ -192,13 +192,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["map", "epochs"])
-    parser.add_argument("--pictures", type=int, default=100_000, help=f"a multiple of {PICTURES}")
+    parser.add_argument("--images", type=int, default=100_000, help=f"a multiple of {IMAGES}")
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         if args.what == "map":
-            write_tables(args.pictures // PICTURES)
-            report_large_set(args.pictures)
+            write_tables(args.images // IMAGES)
+            report_large_set(args.images)
         else:
             write_tables(FEW)
             report_many_epochs(args.epochs)

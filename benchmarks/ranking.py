@@ -1,13 +1,13 @@
-"""How fast queries are ranked, from features to figures, beside torchreid and fast-reid, in how much memory.
+"""How fast queries are ranked, from features to metrics, beside torchreid and fast-reid, in how much memory.
 
 python benchmarks/ranking.py TORCHREID [FASTREID]     (checkouts, or an unpacked sdist of torchreid)
-python benchmarks/ranking.py TORCHREID --million      (also a gallery of a million pictures)
+python benchmarks/ranking.py TORCHREID --million      (also a gallery of a million images)
 
-The set has Market-1501's size: 3,368 queries, 15,913 gallery pictures (2,798 of them distractors) of 750
+The set has Market-1501's size: 3,368 queries, 15,913 gallery images (2,798 of them distractors) of 750
 persons by 6 cameras, 512 dimensions, drawn from a seed: in loose clusters as an easy set and a hard one.
 Ours includes the exact single-shot CMC, which the peers have not. A peer's time is that of the distance
 matrix (torchreid's: fast-reid's module wants faiss, and computes the same) and of its evaluate_rank. To
-compare figures all rank the same similarities; then only roundings differ. The peers' extensions are built in
+compare metrics all rank the same similarities; then only roundings differ. The peers' extensions are built in
 a temporary folder, if source and Cython are there.
 """
 
@@ -38,13 +38,13 @@ Product = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
 
 QUERIES, GALLERY, DISTRACTORS, PERSONS, CAMERAS = 3368, 15913, 2798, 750, 6
 DIMENSIONS, LATENT = 512, 32
-EASY, HARD = 0.6, 1.0  # how far a person's pictures spread; the persons themselves 1
+EASY, HARD = 0.6, 1.0  # how far a person's images spread; the persons themselves 1
 LENGTH = 20
 MILLION, MILLIONS_PERSONS, MILLIONS_QUERIES = 1_000_000, 50_000, 300
 
 
 class Crowd:
-    """Pictures of persons, around one point a person, shifted by camera, in few of the dimensions."""
+    """Images of persons, around one point a person, shifted by camera, in few of the dimensions."""
 
     def __init__(self, persons: int, spread: float) -> None:
         self.generator = named_generator("benchmark ranking", persons)
@@ -53,7 +53,7 @@ class Crowd:
         self.cameras = self.generator.normal(0, 0.3, (CAMERAS, LATENT))
         self.basis = self.generator.normal(size=(LATENT, DIMENSIONS)).astype(np.float32)
 
-    def pictures(self, person_ids: Any, camera_ids: Any) -> Embeddings:
+    def images(self, person_ids: Any, camera_ids: Any) -> Embeddings:
         features = np.empty((len(person_ids), DIMENSIONS), np.float32)
         for start in range(0, len(features), 1000):
             rows = slice(start, start + 1000)
@@ -67,7 +67,7 @@ class Crowd:
 
 
 def market_like(spread: float) -> tuple[Embeddings, Embeddings]:
-    """Query and gallery; persons have from 2 to some 70 gallery pictures, and a query for most cameras."""
+    """Query and gallery; persons have from 2 to some 70 gallery images, and a query for most cameras."""
     crowd = Crowd(PERSONS, spread)
     generator = crowd.generator
     weights = generator.gamma(2.0, size=PERSONS) + 0.2
@@ -76,19 +76,19 @@ def market_like(spread: float) -> tuple[Embeddings, Embeddings]:
     shown = np.repeat(np.arange(PERSONS), sizes)
     persons = generator.permutation(np.concatenate([shown, np.full(DISTRACTORS, DISTRACTOR)]))
     seen = generator.permutation(PERSONS * CAMERAS)[:QUERIES]
-    gallery = crowd.pictures(persons, generator.integers(0, CAMERAS, GALLERY))
-    return crowd.pictures(seen // CAMERAS, seen % CAMERAS), gallery
+    gallery = crowd.images(persons, generator.integers(0, CAMERAS, GALLERY))
+    return crowd.images(seen // CAMERAS, seen % CAMERAS), gallery
 
 
 def million() -> tuple[Embeddings, Embeddings]:
     crowd = Crowd(MILLIONS_PERSONS, EASY)
     ids = crowd.generator.permutation(np.arange(MILLION) % MILLIONS_PERSONS)
-    gallery = crowd.pictures(ids, crowd.generator.integers(0, CAMERAS, MILLION))
+    gallery = crowd.images(ids, crowd.generator.integers(0, CAMERAS, MILLION))
     chosen = crowd.generator.integers(0, MILLIONS_PERSONS, MILLIONS_QUERIES)
-    return crowd.pictures(chosen, crowd.generator.integers(0, CAMERAS, MILLIONS_QUERIES)), gallery
+    return crowd.images(chosen, crowd.generator.integers(0, CAMERAS, MILLIONS_QUERIES)), gallery
 
 
-def figures(ranking: Ranking) -> str:
+def metrics(ranking: Ranking) -> str:
     found = ranking.metrics()
     return ", ".join(f"{name} {found[name]:.2f}" for name in ("rank1", "multi_shot.rank1", "mAP", "mINP"))
 
@@ -153,7 +153,7 @@ def compare(peers: list[Peer], product: Product, spread: float, *, python: bool)
     ours, ranking = best(lambda: rank(query, gallery))
     with patch("dgrl.evaluation.ranking._rivals", no_rivals):
         without, _ = best(lambda: rank(query, gallery))
-    print(f"spread {spread}: {figures(ranking)}")
+    print(f"spread {spread}: {metrics(ranking)}")
     print(f"  ours {ours:.2f} s, {without:.2f} s without the single-shot CMC")
     features, others = (torch.from_numpy(side.features) for side in (query, gallery))
     multiplying, distances = best(lambda: np.asarray(product(features, others, "cosine")))
@@ -170,7 +170,7 @@ def compare(peers: list[Peer], product: Product, spread: float, *, python: bool)
             f"{seconds / ours:.1f} times ours, {seconds / without:.1f} times without the single-shot CMC; ",
             end="",
         )
-        print(f"figures, from 0 to 1, differ by {apart:.0e} at most")
+        print(f"metrics, from 0 to 1, differ by {apart:.0e} at most")
 
 
 def no_rivals(distances: torch.Tensor, *_: object) -> _Rivals:
@@ -188,13 +188,13 @@ def report_memory(make: Callable[..., tuple[Embeddings, Embeddings]], *args: flo
 def ranked_alone(
     make: Callable[..., tuple[Embeddings, Embeddings]], *args: float
 ) -> tuple[float, str, str, float, float]:
-    """Seconds, figures and size of one ranking, resident MB before and at most."""
+    """Seconds, metrics and size of one ranking, resident MB before and at most."""
     query, gallery = make(*args)
     before = resident().total
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     seconds, ranking = timed(lambda: rank(query, gallery))
     size = f"{len(query.features)} x {len(gallery.features)} x {gallery.features.shape[1]}"
-    return seconds, figures(ranking), size, before, peak()
+    return seconds, metrics(ranking), size, before, peak()
 
 
 def main() -> None:
@@ -203,7 +203,7 @@ def main() -> None:
     )
     parser.add_argument("torchreid", type=Path)
     parser.add_argument("fastreid", type=Path, nargs="?")
-    parser.add_argument("--million", action="store_true", help="also rank a gallery of a million pictures")
+    parser.add_argument("--million", action="store_true", help="also rank a gallery of a million images")
     options = parser.parse_args()
     torchreid = rank_file(options.torchreid, "metrics/rank.py")
     files = {"torchreid": torchreid}

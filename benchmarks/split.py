@@ -45,7 +45,7 @@ def split_timed(params: Params, workers: int) -> tuple[float, float]:
 
 
 def plain_loop(archive: Path, folder: Path) -> float:
-    """Seconds for LR pictures of all training images, written as JPEG files."""
+    """Seconds for LR images of all training images, written as JPEG files."""
     with zipfile.ZipFile(archive) as file:
         names = [name for name in file.namelist() if "bounding_box_train/" in name and name.endswith(".jpg")]
         file.extractall(folder / "in", names)

@@ -1,10 +1,10 @@
-"""How fast the SR pictures of a table are made, with one process and with several, beside basicsr's own loop.
+"""How fast the SR images of a table are made, with one process and with several, beside basicsr's own loop.
 
 python benchmarks/super_resolution.py    (--groups 10 --blocks 20 --features 64 is RCAN's own size, for a GPU)
 
-The pictures are the synthetic generator's, down-sampled as the split stage does; the networks are untrained,
+The images are the synthetic generator's, down-sampled as the split stage does; the networks are untrained,
 one per scale, and the same for both. "dgrl" is all of ``upscale_table``: processes start, the networks load,
-Parquet is read and written, pictures are decoded, encoded as PNG and hashed. The peer is
+Parquet is read and written, images are decoded, encoded as PNG and hashed. The peer is
 ``SRModel.nondist_validation`` on a folder of PNG files, one by one as basicsr's test.py does, without
 metrics: its loop alone, model and list of files ready.
 """
@@ -40,11 +40,11 @@ from dgrl.tables import ImageRow, read_rows, shards, write_table
 REPEATS = 3
 
 
-def write_pictures(folder: Path, pictures: int, scales: list[int]) -> None:
-    """The LR pictures, as a table and as PNG files by scale."""
-    params = SyntheticParams(persons=-(-pictures // 8), cameras=4, images_per_camera=2, width=64, height=128)
+def write_images(folder: Path, images: int, scales: list[int]) -> None:
+    """The LR images, as a table and as PNG files by scale."""
+    params = SyntheticParams(persons=-(-images // 8), cameras=4, images_per_camera=2, width=64, height=128)
     rows = []
-    for hr, scale in zip(list(synthetic.images(params))[:pictures], cycle(scales), strict=False):
+    for hr, scale in zip(list(synthetic.images(params))[:images], cycle(scales), strict=False):
         pixels = downsample(hr.pixels(), scale)
         keys = {key: getattr(hr, key) for key in ("image_id", "person_id", "camera_id", "subset")}
         rows.append(ImageRow.from_pixels(pixels, f"{hr.image_id}.png", factor=scale, **keys))
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=960)
+    parser.add_argument("--images", type=int, default=960)
     parser.add_argument("--scales", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--features", type=int, default=32)
     parser.add_argument("--groups", type=int, default=2)
@@ -112,7 +112,7 @@ def main() -> None:
     get_root_logger(log_level=logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_pictures(folder, arguments.pictures, arguments.scales)
+        write_images(folder, arguments.images, arguments.scales)
         weights = {scale: write_weights(folder, scale, size) for scale in arguments.scales}
         loops = [basicsr_loop(folder, scale, weights[scale], size) for scale in arguments.scales]
 
@@ -130,9 +130,9 @@ def main() -> None:
             "basicsr's loop, nothing saved": lambda: basicsr(False),
         }
         times = {what: min(several) for what, several in measured(runs).items()}
-        print(f"{arguments.pictures} pictures on {default_device()}, best of {REPEATS}")
+        print(f"{arguments.images} images on {default_device()}, best of {REPEATS}")
         for what, value in times.items():
-            print(f"{what:32} {value:7.2f} s {arguments.pictures / value:8.0f} pictures/s")
+            print(f"{what:32} {value:7.2f} s {arguments.images / value:8.0f} images/s")
         *_, ours, saving, bare = times.values()
         print(f"ratio of basicsr's time to dgrl's: {saving / ours:.2f} saved, {bare / ours:.2f} not saved")
         tables = [shards(folder / f"dgrl{workers}") for workers in counts]

@@ -2,9 +2,9 @@
 
 python benchmarks/training.py    (ResNet-50 at 256x128, 8 persons x 2 pairs; --help for smaller ones)
 
-"ours" is dgrl.training.trainer.train as the stage calls it, its pictures in memory. "naive" is float32 in
+"ours" is dgrl.training.trainer.train as the stage calls it, its images in memory. "naive" is float32 in
 contiguous NCHW with SGD as it comes, a DataLoader that decodes with PIL and augments with torchvision one
-picture at a time, and loss.item() in each step. "torchreid" and "fastreid", with checkouts of
+image at a time, and loss.item() in each step. "torchreid" and "fastreid", with checkouts of
 KaiyangZhou/deep-person-reid and JDAI-CV/fast-reid in PYTHONPATH, are their loops over their datasets and
 transforms, with our batches, network and losses. All take turns, each in a process of its own; each speed is
 that of the best report after a turn's first four, in which the memory of a process still grows. The FLOPs are
@@ -100,14 +100,14 @@ class Case:
 
 
 def write_tables(case: Case) -> int:
-    """Write four pictures of each of four times as many persons as a batch takes, and their SR twins."""
+    """Write four images of each of four times as many persons as a batch takes, and their SR twins."""
     rows = list(images(SyntheticParams(persons=4 * case.train.persons_per_batch, images_per_camera=1)))
     write_table(case.hr, rows)
     return write_table(case.sr, map(twin, rows))
 
 
 def twin(row: ImageRow) -> ImageRow:
-    """The picture after a down-sampling by 2, 3 or 4 and bicubic interpolation."""
+    """The image after a down-sampling by 2, 3 or 4 and bicubic interpolation."""
     factor = int(named_generator("twin", row.image_id).integers(2, 5))
     low = downsample(row.pixels(), factor)
     return ImageRow.from_pixels(
@@ -133,9 +133,9 @@ def ours(case: Case) -> list[float]:
     keep_freed_memory()
     speeds: list[float] = []
 
-    def log(_step: int, figures: object) -> None:
-        assert isinstance(figures, dict)
-        speeds.append(figures["images_per_second"])
+    def log(_step: int, metrics: object) -> None:
+        assert isinstance(metrics, dict)
+        speeds.append(metrics["images_per_second"])
         if len(speeds) == WARMUP + REPORTS:
             raise EnoughError
 
@@ -166,7 +166,7 @@ def feeding(case: Case, banks: tuple[ImageBank, ImageBank], steps: int = 20) -> 
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor, int]]):
-    """Pairs decoded and augmented one picture at a time; the tables' bytes are in memory."""
+    """Pairs decoded and augmented one image at a time; the tables' bytes are in memory."""
 
     def __init__(self, case: Case) -> None:
         self.rows = list(zip(read_rows(case.hr), read_rows(case.sr), case.labels().tolist(), strict=True))
@@ -188,11 +188,11 @@ class Pairs(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         hr, sr, label = self.rows[index]
-        return self._picture(hr), self._picture(sr), label
+        return self._image(hr), self._image(sr), label
 
-    def _picture(self, row: ImageRow) -> Tensor:
-        picture: Tensor = self.transform(PIL.Image.open(io.BytesIO(row.data)).convert("RGB"))
-        return picture
+    def _image(self, row: ImageRow) -> Tensor:
+        image: Tensor = self.transform(PIL.Image.open(io.BytesIO(row.data)).convert("RGB"))
+        return image
 
 
 def naive(case: Case, workers: int) -> list[float]:
@@ -252,21 +252,21 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 
 class Twins(Dataset[dict[str, Any]]):
-    """Pairs of the pictures of a peer's two datasets, whose items are dictionaries."""
+    """Pairs of the images of a peer's two datasets, whose items are dictionaries."""
 
-    def __init__(self, hr: Any, sr: Any, picture: str, person: str) -> None:
-        self.hr, self.sr, self.picture, self.person = hr, sr, picture, person
+    def __init__(self, hr: Any, sr: Any, image: str, person: str) -> None:
+        self.hr, self.sr, self.image, self.person = hr, sr, image, person
 
     def __len__(self) -> int:
         return len(self.hr)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         hr, sr = self.hr[index], self.sr[index]
-        return {"hr": hr[self.picture], "sr": sr[self.picture], "person": hr[self.person]}
+        return {"hr": hr[self.image], "sr": sr[self.image], "person": hr[self.person]}
 
 
-def picture_files(case: Case, folder: Path) -> Iterator[list[tuple[str, int, int]]]:
-    """Of HR and of SR: file, person and camera of each picture, as the peers want them."""
+def image_files(case: Case, folder: Path) -> Iterator[list[tuple[str, int, int]]]:
+    """Of HR and of SR: file, person and camera of each image, as the peers want them."""
     for table in (case.hr, case.sr):
         items = []
         for row, label in zip(read_rows(table), case.labels().tolist(), strict=True):
@@ -298,7 +298,7 @@ def torchreid(case: Case, workers: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         hr, sr = (
             data.ImageDataset(items, items, items, transform=transform, verbose=False)
-            for items in picture_files(case, Path(folder))
+            for items in image_files(case, Path(folder))
         )
         batches = loader(case, Twins(hr, sr, "img", "pid"), workers)
         engine = module.Engine(SimpleNamespace(train_loader=batches, test_loader=None))
@@ -322,7 +322,7 @@ def fastreid(case: Case, workers: int) -> list[float]:
     clock, ends = engine.HookBase(), []
     clock.after_step = lambda: ends.append(time.perf_counter())
     with tempfile.TemporaryDirectory() as folder:
-        hr, sr = (data.CommDataset(items, transform) for items in picture_files(case, Path(folder)))
+        hr, sr = (data.CommDataset(items, transform) for items in image_files(case, Path(folder)))
         twins = Twins(hr, sr, "images", "targets")
         batches = loader(case, twins, workers, make, collate_fn=data.build.fast_batch_collator)
         trainer = engine.SimpleTrainer(LossesOf(model, case.device), batches, optimizer, None)
@@ -332,7 +332,7 @@ def fastreid(case: Case, workers: int) -> list[float]:
 
 
 class LossesOf(nn.Module):
-    """A network as fast-reid's are: from pictures of 0 to 255 to loss terms."""
+    """A network as fast-reid's are: from images of 0 to 255 to loss terms."""
 
     def __init__(self, network: DGRL, device: torch.device) -> None:
         super().__init__()
@@ -359,8 +359,8 @@ def step_flops(case: Case, persons: int) -> int:
     convolution, which it takes for a full one.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        pictures = torch.empty(case.pairs, 3, case.model.height, case.model.width)
-        DGRL(case.model, persons)(pictures, pictures)
+        images = torch.empty(case.pairs, 3, case.model.height, case.model.width)
+        DGRL(case.model, persons)(images, images)
     return 3 * int(counter.get_total_flops())
 
 
@@ -458,9 +458,7 @@ def print_report(case: Case, speeds: dict[str, float], feeding_seconds: float) -
         print(f"ours / {peer}: {speeds['ours'] / fastest:.2f}")
     minutes = PAPER_EPOCHS * 2 * MARKET_PAIRS / speeds["ours"] / 60
     print(f"{PAPER_EPOCHS} epochs of MLR-Market-1501's {MARKET_PAIRS} pairs would take {minutes:.0f} minutes")
-    print(
-        f"batches, pictures, augmentation: {feeding_seconds:.4f} s, {feeding_seconds / step:.2%} of our step"
-    )
+    print(f"batches, images, augmentation: {feeding_seconds:.4f} s, {feeding_seconds / step:.2%} of our step")
     print(f"a step has {flops / 1e12:.2f} TFLOP, so ours does {flops / step / 1e9:.0f} GFLOP/s:")
     for dtype in (torch.bfloat16, torch.float32):
         for name, peak in peaks(case.device, dtype).items():

@@ -1,4 +1,4 @@
-"""Pictures in, embeddings out: the door for other programs."""
+"""Images in, embeddings out: the door for other programs."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,8 @@ class Extractor:
     """A trained network, ready to embed.
 
     >>> extractor = Extractor.load(Path("data/viper/dgrl/model.safetensors"))  # doctest: +SKIP
-    >>> queries = extractor.embed(low_resolution_pictures, "sr")  # doctest: +SKIP
-    >>> gallery = extractor.embed(high_resolution_pictures, "hr")  # doctest: +SKIP
+    >>> queries = extractor.embed(low_resolution_images, "sr")  # doctest: +SKIP
+    >>> gallery = extractor.embed(high_resolution_images, "hr")  # doctest: +SKIP
     >>> similarity = queries @ gallery.T  # doctest: +SKIP
     """
 
@@ -45,10 +45,10 @@ class Extractor:
 
         Args:
             model: it is put into evaluation mode.
-            height: of its pictures, in pixels.
+            height: of its images, in pixels.
             width: likewise.
-            flip: average the embeddings of a picture and of its mirror image.
-            batch: pictures at once.
+            flip: average the embeddings of an image and of its mirror image.
+            batch: images at once.
             workers: processes with a thread or a GPU each, on whose number the bytes do not depend; default
                 this process with torch's threads.
         """
@@ -74,11 +74,11 @@ class Extractor:
         return cls(model, params.height, params.width, flip=flip, batch=batch, workers=workers)
 
     def embed(self, images: Sequence[Image], stream: Stream) -> npt.NDArray[np.float32]:
-        """Embed pictures of any size.
+        """Embed images of any size.
 
         Args:
             images: uint8 RGB, [H, W, 3] each.
-            stream: ``hr`` for high-resolution pictures, ``sr`` for restored (super-resolved) ones.
+            stream: ``hr`` for high-resolution images, ``sr`` for restored (super-resolved) ones.
 
         Returns:
             [N, D] float32, rows of unit length: their dot products are cosine similarities.
@@ -87,7 +87,7 @@ class Extractor:
         return self.embed_tensor(torch.from_numpy(resized).permute(0, 3, 1, 2), stream)
 
     def embed_tensor(self, images: Tensor, stream: Stream) -> npt.NDArray[np.float32]:
-        """Embed [N, 3, height, width] uint8 pictures that have the network's size already."""
+        """Embed [N, 3, height, width] uint8 images that have the network's size already."""
         starts = range(0, len(images), self.batch)
         batches = (images[start : start + self.batch].numpy(force=True) for start in starts)
         parts = track(self._parts(batches, stream, len(starts)), f"embed {stream}", len(starts), "batch")

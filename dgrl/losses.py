@@ -19,7 +19,7 @@ def id_loss(logits: Tensor, persons: Tensor, label_smoothing: float) -> Tensor:
 
     Args:
         logits: [B, N].
-        persons: class of each picture [B], int64.
+        persons: class of each image [B], int64.
         label_smoothing: xi.
     """
     return F.cross_entropy(at_least_float32(logits), persons, label_smoothing=label_smoothing)
@@ -28,8 +28,8 @@ def id_loss(logits: Tensor, persons: Tensor, label_smoothing: float) -> Tensor:
 def wrt_loss(embeddings: Tensor, persons: Tensor, form: WrtForm = "stable") -> Tensor:
     """Weighted regularization triplet loss (eq. 8), mean over the anchors.
 
-    softplus(sum_j w+_j d_j - sum_k w-_k d_k) with w+ = softmax(d) over the other pictures of the anchor's
-    person and w- = softmax(-d) over the pictures of others.
+    softplus(sum_j w+_j d_j - sum_k w-_k d_k) with w+ = softmax(d) over the other images of the anchor's
+    person and w- = softmax(-d) over the images of others.
 
     ``reference`` gives what the public code of AGW gives (Ye et al., Deep Learning for Person
     Re-identification: A Survey and Outlook, TPAMI 2022; github.com/mangye16/ReID-Survey): each anchor is a
@@ -37,7 +37,7 @@ def wrt_loss(embeddings: Tensor, persons: Tensor, form: WrtForm = "stable") -> T
 
     Args:
         embeddings: F before the batch norm [B, D].
-        persons: [B], int64; each person has two pictures or more, and there are two persons or more.
+        persons: [B], int64; each person has two images or more, and there are two persons or more.
     """
     distances = pairwise_distances(at_least_float32(embeddings))
     same = persons[:, None] == persons[None, :]
@@ -88,12 +88,12 @@ def loss_terms(
         persons: class of each pair [B], int64.
         params: the ``loss`` section.
         gather: from the rows of this process to those of all that share the batch, among which triplets
-            are mined; every other term is a mean over pictures.
+            are mined; every other term is a mean over images.
 
     Returns:
         Scalars by name: ``id``, ``id_side2``, ``id_side3``, ``wrt``, ..., ``l1``, ``kl``.
     """
-    both = persons.repeat(2)  # HR and SR pictures
+    both = persons.repeat(2)  # HR and SR images
     id_weights = (1.0, params.alpha1, params.beta1)
     wrt_weights = (1.0, params.alpha2, params.beta2)
     terms = {

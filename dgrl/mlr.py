@@ -35,8 +35,8 @@ class MlrParams(Section):
     factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
     factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
     lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
-    real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR pictures are real
-    training_pairs: Literal["twin", "person"] = "twin"  # twin: a picture and its own LR picture, III-A
+    real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
+    training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
     queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
     evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
     """One row that an image contributes to a table."""
 
     table: Literal["train_hr", "train_lr", "query", "gallery"]
-    image_id: str  # in the table; those of an HR picture and its LR partner are equal
+    image_id: str  # in the table; those of an HR image and its LR twin are equal
     factor: int  # of down-sampling; 1 = as it is
 
 
@@ -57,7 +57,7 @@ class Split:
     Attributes:
         entries: of each image that is used, by image_id.
         train_persons, test_persons: sorted person_ids.
-        dropped_persons: with real LR pictures, persons without either an HR or an LR one.
+        dropped_persons: with real LR images, persons without either an HR or an LR one.
     """
 
     entries: dict[str, tuple[Entry, ...]]
@@ -73,7 +73,7 @@ def plan_split(
 
     Args:
         keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the benchmark
-            has one official split, else ``all``; ``DISTRACTOR`` or ``JUNK`` for pictures of no person.
+            has one official split, else ``all``; ``DISTRACTOR`` or ``JUNK`` for images of no person.
         dataset: its name, part of the name of every draw.
         params: the ``mlr`` section.
         official: the test persons of each trial, where the benchmark lists them (CUHK03's testsets).
@@ -122,7 +122,7 @@ def downsample(image: Image, factor: int) -> Image:
     height, width = image.shape[0] // factor, image.shape[1] // factor
     if min(height, width) < 1:
         raise InputError(
-            f"a picture of {image.shape[1]}x{image.shape[0]} pixels is too small for factor {factor}"
+            f"an image of {image.shape[1]}x{image.shape[0]} pixels is too small for factor {factor}"
         )
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
@@ -131,7 +131,7 @@ def make_row(row: ImageRow, entry: Entry) -> ImageRow:
     """The row that an image contributes to a table: untouched for factor 1, else down-sampled.
 
     Raises:
-        InputError: if the picture is unreadable or too small.
+        InputError: if the image is unreadable or too small.
     """
     subset = row.subset if row.subset == DISTRACTOR else entry.table.removesuffix("_hr").removesuffix("_lr")
     if entry.factor == 1:
@@ -162,7 +162,7 @@ def table_digest(keys: pd.DataFrame) -> str:
 def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
-    """``split.json``: options, persons, counts, digests and the factor of every LR picture that was made."""
+    """``split.json``: options, persons, counts, digests and the factor of every LR image that was made."""
     return {
         "dataset": dataset,
         "options": params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]},
@@ -199,7 +199,7 @@ def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
 
 
 def _factor(image_id: str, camera_id: str, dataset: str, params: MlrParams) -> int:
-    """The factor of an LR picture: drawn, or 1 where it is a real one."""
+    """The factor of an LR image: drawn, or 1 where it is a real one."""
     if dataset in params.real_lr:
         return 1
     name = image_id if params.factor_per == "image" else camera_id

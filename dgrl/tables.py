@@ -1,4 +1,4 @@
-"""The image tables: Parquet shards with one row per picture.
+"""The image tables: Parquet shards with one row per image.
 
 A table is a folder of ``part-00000.parquet``, ``part-00001.parquet``, ... whose names and bytes are a pure
 function of the rows. The ``image`` column is the ``{bytes, path}`` struct of Hugging Face datasets'
@@ -7,14 +7,14 @@ function of the rows. The ``image`` column is the ``{bytes, path}`` struct of Hu
 Columns have one meaning everywhere:
 
 ====================  ==========================================================================
-``image_id``          unique within a table; an LR or SR picture carries the id of its HR twin
+``image_id``          unique within a table; an LR or SR image carries the id of its HR twin
 ``person_id``         the benchmark's own name of the person
 ``camera_id``         the benchmark's own name of the camera
-``subset``            the part of the benchmark that the picture belongs to
-``factor``            down-sampling factor r that made the picture; 1 = untouched
+``subset``            the part of the benchmark that the image belongs to
+``factor``            down-sampling factor r that made the image; 1 = untouched
 ``width, height``     in pixels
 ``pixel_sha256``      of the decoded RGB array (``dgrl.images.pixel_sha256``)
-``image``             the encoded picture, and its name in the source
+``image``             the encoded image, and its name in the source
 ====================  ==========================================================================
 """
 
@@ -32,7 +32,7 @@ from dgrl.files import atomic_file, atomic_folder
 from dgrl.images import Image, decode, encode_png, pixel_sha256
 
 ROWS_PER_SHARD = 1024
-DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery pictures of nobody; pictures to be ignored
+DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery images of nobody; images to be ignored
 KEYS = ["image_id", "person_id", "camera_id", "subset", "factor", "width", "height", "pixel_sha256"]
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -52,7 +52,7 @@ SR_IMAGES = IMAGES.append(pa.field("psnr", pa.float64()))  # dB against the HR t
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One picture of a table, still encoded."""
+    """One image of a table, still encoded."""
 
     image_id: str
     person_id: str
@@ -96,7 +96,7 @@ class ImageRow:
         )
 
     def pixels(self) -> Image:
-        """Decode the picture."""
+        """Decode the image."""
         return decode(self.data, f"{self.path} ({self.image_id})")
 
 
@@ -155,16 +155,16 @@ def read_rows(source: Path) -> Iterator[ImageRow]:
 
 
 def read_keys(source: Path) -> pd.DataFrame:
-    """Every column of a table (a folder) or of one shard (a file) but the pictures."""
+    """Every column of a table (a folder) or of one shard (a file) but the images."""
     paths = [source] if source.is_file() else shards(source)
-    parts: list[pd.DataFrame] = [_read(path, pictures=False).to_pandas() for path in paths]
+    parts: list[pd.DataFrame] = [_read(path, images=False).to_pandas() for path in paths]
     return pd.concat(parts, ignore_index=True)
 
 
-def _read(path: Path, *, pictures: bool = True) -> pa.Table:
+def _read(path: Path, *, images: bool = True) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if pictures or name != "image"]
+            columns = [name for name in file.schema_arrow.names if images or name != "image"]
             return file.read(columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(

@@ -3,7 +3,7 @@
     python docs/results.py MARKET1501 VIPER [--preset paper] [--trials 10] [-S model.height=128] ...
 
 MARKET1501 and VIPER are the official archives; of Market-1501 the training part is enough, since a fifth of
-its persons is held out for the figures (``mlr.evaluate_on: val``). Run it in a clone of its own: it puts the
+its persons is held out for the metrics (``mlr.evaluate_on: val``). Run it in a clone of its own: it puts the
 preset in place of params.yaml and leaves DVC experiments. An interrupted call goes on where it was.
 """
 

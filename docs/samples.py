@@ -1,4 +1,4 @@
-"""Draw docs/mlr-synthetic.png: drawn pedestrians of the synthetic set, and their LR pictures enlarged.
+"""Draw docs/mlr-synthetic.png: drawn pedestrians of the synthetic set, and their LR images enlarged.
 
 python docs/samples.py
 """
@@ -14,7 +14,7 @@ from dgrl.images import encode_png
 from dgrl.mlr import downsample
 
 FACTORS = (1, 2, 3, 4)
-PERSONS, MARGIN = 8, 6  # pictures, pixels
+PERSONS, MARGIN = 8, 6  # images, pixels
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def ablate(
     for row, params in track(rows.items(), f"queue {which}", len(rows), "row"):
         settings: dict[str, Any] = dict(params)
         settings |= {"train.seed": f"range(0,{seeds})", "mlr.trial": f"range(0,{trials})"}
-        if dataset is not None:  # a stage's name as target would keep stale figures of the other datasets
+        if dataset is not None:  # a stage's name as target would keep stale metrics of the other datasets
             settings["datasets"] = f"[{dataset}]"
         _dvc("exp", "run", "--queue", "--name", row, *_set_params(settings))  # DVC adds the numbers
     return names

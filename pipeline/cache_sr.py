@@ -1,4 +1,4 @@
-"""Stage cache_sr: the SR picture of every LR picture, computed once."""
+"""Stage cache_sr: the SR image of every LR image, computed once."""
 
 from functools import partial
 

@@ -84,7 +84,7 @@ def pretrain_sr(
     dataset: DatasetArgument,
     scale: Annotated[int, typer.Argument(help="The down-sampling factor that the network undoes.")],
 ) -> None:
-    """Train RCAN of one scale with basicsr on the HR training pictures, into data/<dataset>/rcan.
+    """Train RCAN of one scale with basicsr on the HR training images, into data/<dataset>/rcan.
 
     Some training persons are held out to measure PSNR and SSIM against bicubic interpolation; test persons
     are never seen. A dataset of mlr.real_lr needs no RCAN and gets none.
@@ -93,15 +93,15 @@ def pretrain_sr(
     from pipeline.pretrain_sr import pretrain_sr as run
 
     if metrics := run(dataset, scale, load_params()):
-        figures = metrics["psnr"], metrics["bicubic_psnr"]
-        logger.info("%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, *figures)
+        shown = metrics["psnr"], metrics["bicubic_psnr"]
+        logger.info("%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, *shown)
     else:
-        logger.info("%s: its LR pictures are real (mlr.real_lr), so there is no RCAN to train", dataset)
+        logger.info("%s: its LR images are real (mlr.real_lr), so there is no RCAN to train", dataset)
 
 
 @app.command("cache-sr")
 def cache_sr(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
-    """Compute the super-resolved (SR) picture of every LR picture, into data/<dataset>/sr.
+    """Compute the super-resolved (SR) image of every LR image, into data/<dataset>/sr.
 
     Same bytes whatever the number of processes. Parameters: sr, rcan.scales.
     """
@@ -149,13 +149,13 @@ def train(dataset: DatasetArgument) -> None:
 def evaluate(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
     """Rank the HR gallery for every SR query: CMC, mAP, mINP, curves, report and embeddings, into eval/.
 
-    rank1, rank5 and rank10 are single-shot: one gallery picture per person, exact expectation over all such
-    galleries. Same figures whatever the number of processes. Parameters: evaluate.
+    rank1, rank5 and rank10 are single-shot: one gallery image per person, exact expectation over all such
+    galleries. Same metrics whatever the number of processes. Parameters: evaluate.
     """
     from pipeline.evaluate import evaluate as run
 
-    figures = run(dataset, load_params(), workers)
-    shown = ", ".join(f"{name} {figures[name]:.1f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
+    metrics = run(dataset, load_params(), workers)
+    shown = ", ".join(f"{name} {metrics[name]:.1f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
     logger.info("%s: %s", dataset, shown)
 
 

@@ -1,4 +1,4 @@
-"""Digests of the MLR tables, computed from the pictures themselves."""
+"""Digests of the MLR tables, computed from the images themselves."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def digest(
     """The number of images and the digest of each table of ``data/<dataset>/mlr``.
 
     Raises:
-        InputError: if a table is missing, or a picture is not the one that its row describes.
+        InputError: if a table is missing, or an image is not the one that its row describes.
     """
     tables = {table: Paths(dataset).mlr(table) for table in TABLES}
     paths = [path for folder in tables.values() for path in shards(folder)]
@@ -32,6 +32,6 @@ def _check_shard(path: Path) -> None:
     for row in read_rows(path):
         if pixel_sha256(row.pixels()) != row.pixel_sha256:
             raise InputError(
-                f"{path}: the picture of {row.image_id} is not the one that was written (its pixel_sha256 "
+                f"{path}: the image of {row.image_id} is not the one that was written (its pixel_sha256 "
                 "differs); run the split stage again (dvc repro --force split)"
             )

@@ -1,4 +1,4 @@
-"""Stage evaluate: the trained network's figures on query and gallery."""
+"""Stage evaluate: the trained network's metrics on query and gallery."""
 
 import json
 from functools import partial
@@ -31,7 +31,7 @@ def evaluate(dataset: DatasetName, params: Params, workers: int | None = None) -
     """Write ``data/<dataset>/eval`` with ``workers`` processes, or as many as suit the machine.
 
     Returns:
-        The headline figures, in percent.
+        The headline metrics, in percent.
     """
     paths = Paths(dataset)
     model, model_params = load_model(paths.model)
@@ -46,27 +46,27 @@ def evaluate(dataset: DatasetName, params: Params, workers: int | None = None) -
     )
     query, gallery = _embed(extractor(model), query_bank, gallery_bank)
     ranking = rank(query, gallery, cmc_length=params.evaluate.cmc_length)
-    figures = _figures(ranking, query_bank.keys)
+    metrics = _metrics(ranking, query_bank.keys)
     if params.evaluate.single_shot_draws:
-        figures |= _drawn(query, gallery, params)
+        metrics |= _drawn(query, gallery, params)
     if params.evaluate.rerank:
-        figures |= _reranked(query, gallery, params)
+        metrics |= _reranked(query, gallery, params)
     if params.evaluate.untrained:
         random = extractor(_untrained(model_params, params))
         untrained = rank(*_embed(random, query_bank, gallery_bank))
-        figures |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
+        metrics |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
     options = _options(dataset, params)
     with atomic_folder(paths.eval) as folder:
-        metrics = {dataset: _nested(figures) | {"options": options}}
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        written = {dataset: _nested(metrics) | {"options": options}}
+        (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
         _curves(ranking).to_csv(folder / "cmc.csv", index=False)
         examples = _examples(paths, ranking, query, gallery, params.evaluate.examples)
-        report = render(f"DGRL on {dataset}", figures, ranking.single_shot_cmc.tolist(), options, examples)
+        report = render(f"DGRL on {dataset}", metrics, ranking.single_shot_cmc.tolist(), options, examples)
         (folder / "report.html").write_text(report)
         pq.write_table(
             _embeddings_table(query_bank, query, gallery_bank, gallery), folder / "embeddings.parquet"
         )
-    return figures
+    return metrics
 
 
 def _embed(extractor: Extractor, query: ImageBank, gallery: ImageBank) -> tuple[Embeddings, Embeddings]:
@@ -87,13 +87,13 @@ def _untrained(model_params: ModelParams, params: Params) -> DGRL:
     return DGRL(model_params, persons=1)
 
 
-def _figures(ranking: Ranking, query_keys: pd.DataFrame) -> dict[str, float]:
-    figures = ranking.metrics()
+def _metrics(ranking: Ranking, query_keys: pd.DataFrame) -> dict[str, float]:
+    metrics = ranking.metrics()
     for factor in sorted(set(query_keys.factor)):
         chosen = query_keys.factor.to_numpy() == factor
         if ranking.counted[chosen].any():
-            figures[f"factor{factor}.rank1"] = ranking.select(chosen).metrics()["rank1"]
-    return figures
+            metrics[f"factor{factor}.rank1"] = ranking.select(chosen).metrics()["rank1"]
+    return metrics
 
 
 def _drawn(query: Embeddings, gallery: Embeddings, params: Params) -> dict[str, float]:
@@ -120,7 +120,7 @@ def _reranked(query: Embeddings, gallery: Embeddings, params: Params) -> dict[st
 
 
 def _options(dataset: DatasetName, params: Params) -> dict[str, Any]:
-    """Every choice that the figures depend on and that the paper leaves open."""
+    """Every choice that the metrics depend on and that the paper leaves open."""
     split = json.loads(Paths(dataset).split.read_text())
     return {
         **{f"mlr.{name}": as_scalar(value) for name, value in split["options"].items()},
@@ -132,10 +132,10 @@ def _options(dataset: DatasetName, params: Params) -> dict[str, Any]:
     }
 
 
-def _nested(figures: dict[str, float]) -> dict[str, Any]:
+def _nested(metrics: dict[str, float]) -> dict[str, Any]:
     """Dotted names become nested mappings, which is how DVC shows them."""
     nested: dict[str, Any] = {}
-    for name, value in figures.items():
+    for name, value in metrics.items():
         *path, last = name.split(".")
         inner = nested
         for part in path:

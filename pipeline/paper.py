@@ -1,4 +1,4 @@
-"""The paper's Tables I to III, and one it does not have: the params that make each row, and its figures."""
+"""The paper's Tables I to III, and one it does not have: the params that make each row, and its metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Literal
 TableName = Literal["I", "II", "III", "sr"]
 TableFormat = Literal["markdown", "csv", "latex"]
 AblationName = Literal["losses", "components", "sr"]
-Figures = tuple[float, float, float]  # Rank-1, Rank-5, Rank-10 in percent
+Metrics = tuple[float, float, float]  # Rank-1, Rank-5, Rank-10 in percent
 
 DATASET_TITLES = {
     "market1501": "MLR-Market-1501",
@@ -35,13 +35,13 @@ class Row:
         label: as the paper calls it.
         name: for experiments; empty for a row that is the paper's alone.
         params: what makes an experiment one of this row; empty likewise.
-        paper: the paper's figures by dataset.
+        paper: the paper's metrics by dataset.
     """
 
     label: str
     name: str = ""
     params: Mapping[str, bool | str] = field(default_factory=dict)
-    paper: Mapping[str, Figures] = field(default_factory=dict)
+    paper: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Table:
         heading: of the first column.
         rows: from top to bottom.
         where: params of the paper's experiments that are no row; another value must be asked for.
-        paper_dataset: the only dataset of the paper's figures; None if they are on several.
+        paper_dataset: the only dataset of the paper's metrics; None if they are on several.
         wide: one column group per dataset, as Table I; else one block of rows per dataset.
     """
 
@@ -65,12 +65,12 @@ class Table:
     wide: bool = False
 
 
-def _table_1(label: str, *figures: Figures | None) -> Row:
-    known = zip(DATASET_TITLES, figures, strict=True)
+def _table_1(label: str, *metrics: Metrics | None) -> Row:
+    known = zip(DATASET_TITLES, metrics, strict=True)
     return Row(label, paper={dataset: ranks for dataset, ranks in known if ranks})
 
 
-def _market(rank1: float, rank5: float, rank10: float) -> Mapping[str, Figures]:
+def _market(rank1: float, rank5: float, rank10: float) -> Mapping[str, Metrics]:
     return {"market1501": (rank1, rank5, rank10)}
 
 

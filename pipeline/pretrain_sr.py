@@ -1,4 +1,4 @@
-"""Stage pretrain_sr: RCAN of one scale, trained on the HR training pictures."""
+"""Stage pretrain_sr: RCAN of one scale, trained on the HR training images."""
 
 from dgrl.errors import InputError
 from dgrl.superres.pretrain import pretrain, publish_nothing
@@ -10,7 +10,7 @@ from pipeline.work import work_folder
 def pretrain_sr(dataset: DatasetName, scale: int, params: Params) -> dict[str, float]:
     """Write ``data/<dataset>/rcan/x<scale>``; returns PSNR and SSIM on held-out training persons.
 
-    A dataset whose LR pictures are real has none to restore (IV-C): nothing is trained, the files say so, and
+    A dataset whose LR images are real has none to restore (IV-C): nothing is trained, the files say so, and
     the result is empty.
     """
     if scale not in params.rcan.scales:
@@ -18,7 +18,7 @@ def pretrain_sr(dataset: DatasetName, scale: int, params: Params) -> dict[str, f
         raise InputError(f"scale {scale} is not one of params.yaml's rcan.scales ({allowed})")
     paths = Paths(dataset)
     if dataset in params.mlr.real_lr:
-        publish_nothing(paths.rcan(scale), f"{dataset}'s LR pictures are real (mlr.real_lr)")
+        publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
     with work_folder(f"pretrain_sr-{dataset}-x{scale}", params.rcan.model_dump_json(), [table]) as work:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from pipeline.paper import DATASET_TITLES, Figures, Table, TableFormat
+from pipeline.paper import DATASET_TITLES, Metrics, Table, TableFormat
 
 RANKS = ("rank1", "rank5", "rank10")
 _DASH = "-"
@@ -27,7 +27,7 @@ class Line:
         n: number of runs.
         mean: over the runs, percent; None without a run.
         std: sample standard deviation; None with less than two runs.
-        paper: the paper's figures.
+        paper: the paper's metrics.
         ours: whether experiments make this row; else it is the paper's alone.
     """
 
@@ -35,9 +35,9 @@ class Line:
     row: str
     settings: str
     n: int
-    mean: Figures | None
-    std: Figures | None
-    paper: Figures | None
+    mean: Metrics | None
+    std: Metrics | None
+    paper: Metrics | None
     ours: bool
 
 
@@ -80,7 +80,7 @@ def _csv(lines: Sequence[Line]) -> str:
 
 
 def _long(lines: Sequence[Line], table: Table) -> Grid:
-    """Block under block, ours and the paper's figures side by side."""
+    """Block under block, ours and the paper's metrics side by side."""
     ranks = [_rank_title(rank) for rank in RANKS]
     header = [("", "Dataset"), ("", table.heading), ("", "Settings"), ("", "n")]
     header += [("", rank) for rank in ranks] + [("Paper", rank) for rank in ranks]
@@ -99,7 +99,7 @@ def _long(lines: Sequence[Line], table: Table) -> Grid:
 
 
 def _wide(lines: Sequence[Line], table: Table) -> Grid:
-    """The datasets side by side, the paper's figures and ours one below the other."""
+    """The datasets side by side, the paper's metrics and ours one below the other."""
     datasets = list(dict.fromkeys(line.dataset for line in lines))
     found = {(line.row, line.settings, line.dataset): line for line in lines}
     ran = {line.row for line in lines if line.n}
@@ -118,7 +118,7 @@ def _wide_cells(line: Line | None) -> list[str]:
     return [*_cells(line.mean, line.std), str(line.n) if line.n else ""]
 
 
-def _cells(mean: Figures | None, std: Figures | None = None) -> list[str]:
+def _cells(mean: Metrics | None, std: Metrics | None = None) -> list[str]:
     if mean is None:
         return [_DASH] * len(RANKS)
     if std is None:
@@ -135,7 +135,7 @@ def _rank_title(rank: str) -> str:
 
 
 def _without_empty(grid: Grid) -> Grid:
-    """Leave out the columns that say nothing: settings that do not differ, figures that the paper has not."""
+    """Leave out the columns that say nothing: settings that do not differ, metrics that the paper has not."""
     header, rows = grid
     kept = [i for i, (group, _) in enumerate(header) if _says(group, [row[i] for row in rows])]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]

@@ -1,4 +1,4 @@
-"""The paper's tables of the project's own experiments: mean and deviation beside the paper's figures."""
+"""The paper's tables of the project's own experiments: mean and deviation beside the paper's metrics."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ import yaml
 
 from dgrl.errors import InputError
 from pipeline.ablate import experiments
-from pipeline.paper import DATASET_TITLES, TABLES, Figures, Row, Table, TableFormat, TableName
+from pipeline.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
 from pipeline.params import DatasetName, as_scalar
 from pipeline.paths import Paths
 from pipeline.render import RANKS, Line, render
@@ -28,7 +28,7 @@ def table(
 ) -> tuple[str, list[str]]:
     """A table of the experiments that ``dvc exp show`` knows.
 
-    Neither the workspace nor a commit counts as a run: its params may have been edited since its figures.
+    Neither the workspace nor a commit counts as a run: its params may have been edited since its metrics.
 
     Args:
         which: the table.
@@ -81,16 +81,16 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
         return [], ["failed"]
     params = dict(_flat(newest["data"]["params"]["params.yaml"]["data"]))
     records, states = [], []
-    for dataset, figures in _figures(newest["data"]["metrics"]):
-        if stale := _stale(figures.get("options", {}), params):
-            states.append(f"out of date on {dataset} (its figures are of another {stale})")
+    for dataset, metrics in _metrics(newest["data"]["metrics"]):
+        if stale := _stale(metrics.get("options", {}), params):
+            states.append(f"out of date on {dataset} (its metrics are of another {stale})")
             continue
-        ranks = {rank: figures[rank] for rank in RANKS}
+        ranks = {rank: metrics[rank] for rank in RANKS}
         records.append({"experiment": experiment["name"], "dataset": dataset, **ranks, **params})
     return records, states if records or states else ["unevaluated"]
 
 
-def _figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What the stage evaluate wrote for each dataset."""
     for dataset in get_args(DatasetName):
         file = metrics.get(str(Paths(dataset).eval / "metrics.json"), {})
@@ -99,7 +99,7 @@ def _figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def _stale(options: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-    """The param whose value the figures contradict: those of a dataset that was not run again, say."""
+    """The param whose value the metrics contradict: those of a dataset that was not run again, say."""
     return next((key for key, value in options.items() if key in params and params[key] != value), "")
 
 
@@ -223,7 +223,7 @@ def _datasets(runs: pd.DataFrame, table: Table, dataset: DatasetName | None) -> 
 
 
 def _settings(runs: pd.DataFrame, dataset: str) -> list[str]:
-    """The params that figures on a dataset may depend on, without the seeds."""
+    """The params that metrics on a dataset may depend on, without the seeds."""
     others = set(get_args(DatasetName)) - {dataset} | {"datasets"}
     no_params = {*_KEYS, *_SEEDS, "row"}
     return [key for key in runs.columns if key not in no_params and not others & set(key.split("."))]
@@ -236,9 +236,9 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
     if not repeats.any():
         return runs, []
     agree = repeats.equals(runs.duplicated([*keys, *RANKS]))
-    figures = "" if agree else ", though their figures differ (the first of each in dvc exp show counts)"
+    metrics = "" if agree else ", though their metrics differ (the first of each in dvc exp show counts)"
     names = ", ".join(runs.experiment[repeats][:5])
-    return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{figures}"]
+    return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{metrics}"]
 
 
 def _lines(runs: pd.DataFrame, table: Table, dataset: str) -> list[Line]:
@@ -263,7 +263,7 @@ def _constants(runs: pd.DataFrame, table: Table, dataset: str) -> list[str]:
 
 
 def _telling(values: pd.Series, key: str) -> bool:
-    """Whether lines must name a param: it differs, or the figures are not of the paper's test persons."""
+    """Whether lines must name a param: it differs, or the metrics are not of the paper's test persons."""
     return len(set(values)) > 1 or (key == "mlr.evaluate_on" and set(values) == {"val"})
 
 
@@ -272,9 +272,9 @@ def _setting(run: pd.Series, keys: Sequence[str]) -> str:
 
 
 def _line(table: Table, row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
-    figures = runs[list(RANKS)].astype(float)
-    mean = cast(Figures, tuple(figures.mean())) if len(runs) else None
-    std = cast(Figures, tuple(figures.std(ddof=1))) if len(runs) > 1 else None
+    metrics = runs[list(RANKS)].astype(float)
+    mean = cast(Metrics, tuple(metrics.mean())) if len(runs) else None
+    std = cast(Metrics, tuple(metrics.std(ddof=1))) if len(runs) > 1 else None
     paper = row.paper.get(table.paper_dataset or dataset)
     return Line(dataset, row.label, settings, len(runs), mean, std, paper, bool(row.params))
 

@@ -1,4 +1,4 @@
-"""Stage train: pairs of HR and SR pictures to the DGRL network."""
+"""Stage train: pairs of HR and SR images to the DGRL network."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def _work_folder(here: Ranks, stage: str, settings: str, inputs: Iterable[Path])
 
 
 def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> list[ImageBank]:
-    """The HR and the SR pictures; ranks of one machine share what they do not keep on their GPUs."""
+    """The HR and the SR images; ranks of one machine share what they do not keep on their GPUs."""
     tables = {"hr": paths.mlr("train_hr"), "sr": paths.sr("train")}
     size = params.model.height, params.model.width
     needed = 2 * 3 * size[0] * size[1] * len(read_keys(tables["hr"]))
@@ -109,15 +109,15 @@ def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> list[ImageB
 
 @contextmanager
 def _curves(here: Ranks, folder: Path, dataset: DatasetName) -> Iterator[Log]:
-    """What writes the figures of a step for ``dvc plots``, in rank 0."""
+    """What writes the metrics of a step for ``dvc plots``, in rank 0."""
     if here.rank:
-        yield lambda step, figures: None
+        yield lambda step, metrics: None
         return
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
 
-        def log(step: int, figures: Mapping[str, float]) -> None:
+        def log(step: int, metrics: Mapping[str, float]) -> None:
             live.step = step
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 live.log_metric(f"{dataset}/{name}", value, timestamp=False)
             live.make_summary()
 

@@ -68,7 +68,7 @@ def test_rows_add_one_thing_after_the_other(which: AblationName) -> None:
     assert sum(not value for value in rows[0].values()) == sum(map(len, added))
 
 
-def test_the_rows_figures_are_the_papers() -> None:
+def test_the_rows_metrics_are_the_papers() -> None:
     assert [row.paper["market1501"] for row in TABLES["II"].rows] == [
         (89.9, 96.3, 97.8), (92.9, 97.3, 98.6), (93.2, 97.9, 98.7), (93.9, 98.0, 98.8),
     ]  # fmt: skip

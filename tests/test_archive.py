@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from archives import Members, message_of
 
-from dgrl.datasets.archive import Picture, open_archive
+from dgrl.datasets.archive import Member, open_archive
 from dgrl.errors import InputError
 
 NAMES = ("a/1.png", "b/2.png")
 
 
-def picture(value: int) -> bytes:
+def image(value: int) -> bytes:
     return cv2.imencode(".png", np.full((4, 2, 3), value, np.uint8))[1].tobytes()
 
 
-CONTENT = {name: picture(value) for value, name in enumerate(NAMES)}
+CONTENT = {name: image(value) for value, name in enumerate(NAMES)}
 
 
 def pack(folder: Path, members: Members = CONTENT, compression: int = zipfile.ZIP_STORED) -> Path:
@@ -37,10 +37,10 @@ def contents(path: Path) -> dict[str, bytes]:
         return {name: opened.read(name) for name in opened.names}
 
 
-def parse(name: str) -> Picture | None:
+def parse(name: str) -> Member | None:
     """``a/1.png`` is person 1 seen by camera a."""
     camera, _, file = name.partition("/")
-    return Picture(file.removesuffix(".png"), file[0], camera, "all", name) if name.endswith("png") else None
+    return Member(file.removesuffix(".png"), file[0], camera, "all", name) if name.endswith("png") else None
 
 
 @pytest.mark.parametrize("form", [pack, unpack])
@@ -67,15 +67,15 @@ def test_a_member_that_leads_out_of_the_archive_touches_no_file(tmp_path: Path) 
 
 def test_a_row_has_the_bytes_of_the_file(tmp_path: Path) -> None:
     with open_archive(pack(tmp_path)) as opened:
-        row = opened.row(Picture("id", "ann", "door", "test", NAMES[1]))
+        row = opened.row(Member("id", "ann", "door", "test", NAMES[1]))
     assert (row.image_id, row.person_id, row.camera_id, row.subset) == ("id", "ann", "door", "test")
-    assert (row.data, row.path, row.width, row.height, row.factor) == (picture(1), NAMES[1], 2, 4, 1)
+    assert (row.data, row.path, row.width, row.height, row.factor) == (image(1), NAMES[1], 2, 4, 1)
 
 
-def test_pictures_are_sorted_by_image_id_and_other_files_left_out(tmp_path: Path) -> None:
+def test_images_are_sorted_by_image_id_and_other_files_left_out(tmp_path: Path) -> None:
     members = {"z/1.png": b"", "a/2.png": b"", "readme.txt": b""}
     with open_archive(pack(tmp_path, members)) as opened:
-        assert [found.name for found in opened.pictures(parse, "a/1.png")] == ["z/1.png", "a/2.png"]
+        assert [found.name for found in opened.members(parse, "a/1.png")] == ["z/1.png", "a/2.png"]
 
 
 # Bad archives
@@ -99,7 +99,7 @@ def test_a_truncated_zip(tmp_path: Path, kept: float) -> None:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
-def test_a_damaged_byte_gives_the_right_picture_or_an_error(tmp_path: Path, compression: int) -> None:
+def test_a_damaged_byte_gives_the_right_image_or_an_error(tmp_path: Path, compression: int) -> None:
     path = pack(tmp_path, compression=compression)
     whole = path.read_bytes()
     errors = 0
@@ -118,9 +118,9 @@ def test_a_damaged_byte_gives_the_right_picture_or_an_error(tmp_path: Path, comp
 
 def test_a_damaged_member_is_named(tmp_path: Path) -> None:
     path = pack(tmp_path)
-    changed = bytearray(picture(1))
-    changed[-1] ^= 1  # one bit: perhaps still a picture, but not the one that was packed
-    path.write_bytes(path.read_bytes().replace(picture(1), changed))
+    changed = bytearray(image(1))
+    changed[-1] ^= 1  # one bit: perhaps still an image, but not the one that was packed
+    path.write_bytes(path.read_bytes().replace(image(1), changed))
     message = message_of(contents, path)
     assert "b/2.png cannot be read (Bad CRC-32" in message
     assert "get the archive again" in message
@@ -151,13 +151,13 @@ def test_two_files_of_the_same_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [pack, unpack])
-def test_two_pictures_of_the_same_id(tmp_path: Path, form: Callable[..., Path]) -> None:
+def test_two_images_of_the_same_id(tmp_path: Path, form: Callable[..., Path]) -> None:
     def read(path: Path) -> None:
         with open_archive(path) as opened:
-            opened.pictures(parse, "a/1.png")
+            opened.members(parse, "a/1.png")
 
     path = form(tmp_path, {"a/1.png": b"", "b/1.png": b""})
-    assert "has picture 1 twice (a/1.png, b/1.png); keep one" in message_of(read, path)
+    assert "has image 1 twice (a/1.png, b/1.png); keep one" in message_of(read, path)
 
 
 @pytest.mark.parametrize("form", [pack, unpack])
@@ -169,7 +169,7 @@ def test_an_archive_of_another_dataset(
 ) -> None:
     def read(path: Path) -> None:
         with open_archive(path) as opened:
-            opened.pictures(parse, "a/1.png")
+            opened.members(parse, "a/1.png")
 
     (tmp_path / "x").mkdir()
     message = message_of(read, form(tmp_path, members))
@@ -181,13 +181,13 @@ def test_an_archive_of_another_dataset(
     ("data", "said"),
     [
         (b"", "a/1.png is empty (0 bytes); restore the file"),
-        (b"no picture", "a/1.png is not a readable picture; restore the file"),
-        (picture(0)[:60], "a/1.png is not a readable picture; restore the file"),
+        (b"no image", "a/1.png is not a readable image; restore the file"),
+        (image(0)[:60], "a/1.png is not a readable image; restore the file"),
     ],
 )
-def test_a_picture_that_is_none(tmp_path: Path, form: Callable[..., Path], data: bytes, said: str) -> None:
+def test_an_image_that_is_none(tmp_path: Path, form: Callable[..., Path], data: bytes, said: str) -> None:
     def read(path: Path) -> None:
         with open_archive(path) as opened:
-            opened.row(Picture("1", "1", "a", "all", "a/1.png"))
+            opened.row(Member("1", "1", "a", "all", "a/1.png"))
 
     assert said in message_of(read, form(tmp_path, {"a/1.png": data}))

@@ -1,4 +1,4 @@
-"""Augmentation against slicing with NumPy, one picture at a time."""
+"""Augmentation against slicing with NumPy, one image at a time."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from dgrl.random import named_generator, named_seed
 from dgrl.training.augment import MEAN, STD, Draw, augment, draw, normalise
 from dgrl.training.params import AugmentParams
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 
 def generator(name: str | int = "") -> torch.Generator:
@@ -29,7 +29,7 @@ def noise(count: int, height: int, width: int) -> Tensor:
 
 
 def coordinates(count: int, height: int, width: int) -> Tensor:
-    """Pictures whose pixels say where they are: (row + 1, column + 1, picture + 1); the border is 0."""
+    """Images whose pixels say where they are: (row + 1, column + 1, image + 1); the border is 0."""
     grid = torch.meshgrid(
         torch.arange(height) + 1, torch.arange(width) + 1, torch.arange(count) + 1, indexing="ij"
     )
@@ -41,7 +41,7 @@ def denormalised(images: Tensor) -> Tensor:
     return ((images * std + mean) * 255).round()
 
 
-def slow_augment(image: Picture, pad: int, drawn: Draw, row: int) -> npt.NDArray[np.float64]:
+def slow_augment(image: Image, pad: int, drawn: Draw, row: int) -> npt.NDArray[np.float64]:
     height, width = image.shape[1:]
     top, left = drawn.offset[row].tolist()
     padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
@@ -63,7 +63,7 @@ def slow_augment(image: Picture, pad: int, drawn: Draw, row: int) -> npt.NDArray
     width=st.integers(1, 20),
     pad=st.integers(0, 5),
 )
-def test_augment_is_crop_flip_normalise_erase_of_each_picture(
+def test_augment_is_crop_flip_normalise_erase_of_each_image(
     seed: int, count: int, height: int, width: int, pad: int
 ) -> None:
     images = noise(count, height, width)
@@ -72,7 +72,7 @@ def test_augment_is_crop_flip_normalise_erase_of_each_picture(
     np.testing.assert_allclose(augment(images, pad, drawn).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_both_pictures_of_a_pair_move_alike() -> None:
+def test_both_images_of_a_pair_move_alike() -> None:
     hr = coordinates(8, 32, 16)
     sr = 255 - hr
     drawn = draw(AugmentParams(), 8, 32, 16, generator())
@@ -88,7 +88,7 @@ def test_both_pictures_of_a_pair_move_alike() -> None:
     assert torch.equal(hr_moved[erased.expand_as(hr_moved)], sr_moved[erased.expand_as(hr_moved)])
 
 
-def test_each_picture_of_a_batch_has_a_draw_of_its_own() -> None:
+def test_each_image_of_a_batch_has_a_draw_of_its_own() -> None:
     drawn = draw(AugmentParams(), 64, 32, 16, generator())
     assert len(torch.unique(drawn.offset, dim=0)) > 32
     assert len(torch.unique(drawn.erase, dim=0)) > 16
@@ -134,7 +134,7 @@ def test_no_border_no_flip_no_erasure_is_only_normalised() -> None:
 
 
 def test_erased_rectangles_are_the_drawn_ones() -> None:
-    """No pixel of a picture normalises to exactly 0, so zeros are erased pixels."""
+    """No pixel of an image normalises to exactly 0, so zeros are erased pixels."""
     drawn = draw(AugmentParams(erase=1.0), 20, 32, 16, generator())
     zeros = (augment(noise(20, 32, 16), 10, drawn) == 0).all(dim=1)
     for mask, (top, bottom, left, right) in zip(zeros, drawn.erase.tolist(), strict=True):

@@ -72,7 +72,7 @@ def test_the_far_camera_sees_persons_smaller(real: list[ImageRow]) -> None:
     assert {camera: round(height) for camera, height in heights.items()} == {"near": 101, "far": 59}
 
 
-def test_the_real_pictures_are_untouched(real: list[ImageRow]) -> None:
+def test_the_real_images_are_untouched(real: list[ImageRow]) -> None:
     with zipfile.ZipFile(REAL) as archive:
         assert {row.path: row.data for row in real} == {n: archive.read(n) for n in archive.namelist()}
 
@@ -117,9 +117,9 @@ def test_the_archive_of_another_dataset(tmp_path: Path, form: Callable[[Path, Me
 
 @pytest.mark.usefixtures("three_persons")
 @pytest.mark.parametrize("form", [pack, unpack])
-def test_a_picture_twice(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
+def test_an_image_twice(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
     message = error_of(form(tmp_path / "c", small() | {"copy/0003001.jpg": jpeg(0)}))
-    assert "picture 0003001 twice (CAVIAR4REID/0003001.jpg, copy/0003001.jpg); keep one" in message
+    assert "image 0003001 twice (CAVIAR4REID/0003001.jpg, copy/0003001.jpg); keep one" in message
 
 
 @pytest.mark.usefixtures("three_persons")
@@ -139,31 +139,31 @@ def test_a_missing_person(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("0003015", "person 0003 has 9 pictures of the far camera instead of 10"),
-        ("0002010", "person 0002 has 9 pictures of the near camera instead of 10"),
+        ("0003015", "person 0003 has 9 images of the far camera instead of 10"),
+        ("0002010", "person 0002 has 9 images of the near camera instead of 10"),
     ],
 )
-def test_a_missing_picture(tmp_path: Path, name: str, said: str) -> None:
+def test_a_missing_image(tmp_path: Path, name: str, said: str) -> None:
     members = small()
     del members[f"CAVIAR4REID/{name}.jpg"]
     assert said in error_of(pack(tmp_path / "c.zip", members))
 
 
 @pytest.mark.usefixtures("three_persons")
-def test_a_picture_too_many(tmp_path: Path) -> None:
+def test_an_image_too_many(tmp_path: Path) -> None:
     path = pack(tmp_path / "c.zip", small() | {"CAVIAR4REID/0003021.jpg": jpeg(0)})
-    assert "person 0003 has 11 pictures of the far camera" in error_of(path)
+    assert "person 0003 has 11 images of the far camera" in error_of(path)
 
 
 @pytest.mark.usefixtures("three_persons")
 @pytest.mark.parametrize("form", [pack, unpack])
-def test_an_empty_picture(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
+def test_an_empty_image(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
     path = form(tmp_path / "c", small() | {"CAVIAR4REID/0003001.jpg": b""})
     assert "CAVIAR4REID/0003001.jpg is empty (0 bytes)" in error_of(path)
 
 
 @pytest.mark.usefixtures("three_persons")
-@pytest.mark.parametrize("data", [b"no picture", jpeg(1)[:100]])
-def test_a_picture_that_is_none(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"no image", jpeg(1)[:100]])
+def test_an_image_that_is_none(tmp_path: Path, data: bytes) -> None:
     path = pack(tmp_path / "c.zip", small() | {"CAVIAR4REID/0003001.jpg": data})
-    assert "CAVIAR4REID/0003001.jpg is not a readable picture" in error_of(path)
+    assert "CAVIAR4REID/0003001.jpg is not a readable image" in error_of(path)

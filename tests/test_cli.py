@@ -144,7 +144,7 @@ def test_download_and_split_write_whole_tables_and_say_so(split: Command) -> Non
         assert told["digests"][table] == table_digest(read_keys(MLR / table))
 
 
-def test_every_lr_picture_is_its_images_downsampled_as_split_json_says(split: Command) -> None:
+def test_every_lr_image_is_its_images_downsampled_as_split_json_says(split: Command) -> None:
     images = {row.image_id: row for row in read_rows(IMAGES)}
     told = json.loads((MLR / "split.json").read_text())
     low = [*read_rows(MLR / "train_lr"), *read_rows(MLR / "query")]
@@ -157,7 +157,7 @@ def test_every_lr_picture_is_its_images_downsampled_as_split_json_says(split: Co
         assert row.person_id in told["train_persons" if row.subset == "train" else "test_persons"]
 
 
-def test_digests_are_those_of_split_json_and_notice_a_changed_picture(split: Command) -> None:
+def test_digests_are_those_of_split_json_and_notice_a_changed_image(split: Command) -> None:
     told = json.loads((MLR / "split.json").read_text())["digests"]
     for workers in ("1", "2"):
         status, said = split("digest", "synthetic", "--workers", workers)
@@ -166,7 +166,7 @@ def test_digests_are_those_of_split_json_and_notice_a_changed_picture(split: Com
     rows = list(read_rows(MLR / "query"))
     other = replace(rows[0], data=rows[1].data)
     write_table(MLR / "query", [other, *rows[1:]])
-    assert f"the picture of {other.image_id} is not the one" in mistake(split, "digest", "synthetic")
+    assert f"the image of {other.image_id} is not the one" in mistake(split, "digest", "synthetic")
 
 
 def test_split_twice_gives_the_same_files(split: Command) -> None:
@@ -306,7 +306,7 @@ def test_a_wrong_or_damaged_archive_leaves_earlier_images_whole(
     dgrl("download", "viper")
     viper_zip(archive, persons)
     if persons == 2:
-        told = "4 pictures of 2 persons instead of 6 of 3"
+        told = "4 images of 2 persons instead of 6 of 3"
     else:
         archive.write_bytes(archive.read_bytes()[:-30])
         told = "may be truncated"
@@ -335,7 +335,7 @@ def test_a_damaged_image_leaves_the_earlier_split_whole(split: Command, workers:
     query = next(read_rows(MLR / "query")).image_id
     write_table(IMAGES, [replace(row, data=b"") if row.image_id == query else row for row in rows])
     said = mistake(split, "split", "synthetic", "--workers", workers)
-    assert f"{query}.png ({query}) is not a readable picture" in said
+    assert f"{query}.png ({query}) is not a readable image" in said
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,10 @@ def test_a_compiled_network_has_the_same_losses(caplog: pytest.LogCaptureFixture
     """A stem and what follows it in small: a whole network would compile for minutes."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), RestormerBlock(8, 2), GeM())
-    pictures = torch.randn(4, 3, 16, 8)
+    images = torch.randn(4, 3, 16, 8)
 
     def trial(network: nn.Module) -> torch.Tensor:
-        loss = network(pictures).exp().mean()
+        loss = network(images).exp().mean()
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         return torch.stack([loss.detach(), torch.nn.utils.get_total_norm(gradients)])
 

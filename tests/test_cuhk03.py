@@ -26,8 +26,8 @@ Cell = tuple[int, int, int]  # pair, row and column, each from 1
 Contents = dict[Cell, npt.NDArray[Any]]
 
 
-def pictures(seed: int) -> Contents:
-    """Person (pair, row) has a picture in columns 1 and 6, and in every column if it is (1, 2)."""
+def images(seed: int) -> Contents:
+    """Person (pair, row) has an image in columns 1 and 6, and in every column if it is (1, 2)."""
     rng = np.random.default_rng(seed)
     cells = [(pair, row) for pair, persons in enumerate(PERSONS, 1) for row in range(1, persons + 1)]
     return {
@@ -37,7 +37,7 @@ def pictures(seed: int) -> Contents:
     }
 
 
-LABELLED, DETECTED = pictures(0), pictures(1)
+LABELLED, DETECTED = images(0), images(1)
 del DETECTED[1, 2, 10]
 TESTSETS: list[list[tuple[float, float]]] = [[(1, 1), (2, 2)], [(5, 1), (1, 3)], [(3, 1), (4, 1)]]
 
@@ -82,7 +82,7 @@ def write_mat(
 @pytest.fixture(autouse=True)
 def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuhk03, "PERSONS", PERSONS)
-    monkeypatch.setattr(cuhk03, "PICTURES", {"labelled": len(LABELLED), "detected": len(DETECTED)})
+    monkeypatch.setattr(cuhk03, "IMAGES", {"labelled": len(LABELLED), "detected": len(DETECTED)})
     monkeypatch.setattr(cuhk03, "SPLITS", 3)
     monkeypatch.setattr(cuhk03, "TEST_PERSONS", 2)
 
@@ -117,7 +117,7 @@ def as_zip(folder: Path) -> Path:
 
 @pytest.mark.parametrize("form", [as_mat, as_folder, as_zip])
 @pytest.mark.parametrize(("boxes", "contents"), [("labelled", LABELLED), ("detected", DETECTED)])
-def test_every_picture_comes_back_to_the_pixel(
+def test_every_image_comes_back_to_the_pixel(
     tmp_path: Path, form: Callable[[Path], Path], boxes: cuhk03.Boxes, contents: Contents
 ) -> None:
     rows = list(cuhk03.images(form(tmp_path), boxes))
@@ -204,7 +204,7 @@ def test_the_official_counts_are_consistent(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     assert sum(cuhk03.PERSONS) == 1467
     assert sum(cuhk03.PERSONS[:3]) == 1360  # the persons that the paper counts
-    assert cuhk03.PICTURES == {"labelled": 7368 + 1400 + 5328, "detected": 7365 + 1400 + 5332}
+    assert cuhk03.IMAGES == {"labelled": 7368 + 1400 + 5328, "detected": 7365 + 1400 + 5332}
 
 
 # The new protocol
@@ -269,10 +269,10 @@ def names() -> list[str]:
     return sorted(image_id(*cell) for cell in LABELLED)
 
 
-def test_the_counts_of_the_new_protocol_are_those_of_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_counts_of_the_new_protocol_are_those_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     for boxes, counts in cuhk03.NEW_PROTOCOL.items():
-        assert sum(counts.values()) == cuhk03.PICTURES[boxes]
+        assert sum(counts.values()) == cuhk03.IMAGES[boxes]
 
 
 @pytest.mark.usefixtures("small_protocol")
@@ -284,7 +284,7 @@ def test_the_new_protocol_of_the_other_boxes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_protocol")
-def test_a_picture_in_two_lists(tmp_path: Path) -> None:
+def test_an_image_in_two_lists(tmp_path: Path) -> None:
     path = write_config(tmp_path / "config.mat", NEW | {"gallery": ["1_001_1_01.png"]})
     assert "each once" in error_of(path, cuhk03.new_protocol_split)
 
@@ -389,13 +389,13 @@ def test_a_missing_variable(tmp_path: Path, variable: str) -> None:
 def test_a_missing_camera(tmp_path: Path, columns: range, camera: str) -> None:
     kept = {cell: pixels for cell, pixels in LABELLED.items() if cell[0] > 1 or cell[2] in columns}
     message = error_of(write_mat(tmp_path / "cuhk-03.mat", kept))
-    assert f"labeled has no picture of camera {camera}" in message
+    assert f"labeled has no image of camera {camera}" in message
 
 
-def test_a_missing_picture(tmp_path: Path) -> None:
+def test_a_missing_image(tmp_path: Path) -> None:
     kept = {cell: pixels for cell, pixels in LABELLED.items() if cell != (1, 2, 3)}
     message = error_of(write_mat(tmp_path / "cuhk-03.mat", kept))
-    assert f"labeled has {len(LABELLED) - 1} pictures instead of {len(LABELLED)}" in message
+    assert f"labeled has {len(LABELLED) - 1} images instead of {len(LABELLED)}" in message
 
 
 def test_the_wrong_number_of_persons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,9 +412,9 @@ def test_the_wrong_number_of_persons(tmp_path: Path, monkeypatch: pytest.MonkeyP
         np.zeros((8, 0, 3), np.uint8),
     ],
 )
-def test_a_cell_that_is_no_picture(tmp_path: Path, content: npt.NDArray[Any]) -> None:
+def test_a_cell_that_is_no_image(tmp_path: Path, content: npt.NDArray[Any]) -> None:
     message = error_of(write_mat(tmp_path / "cuhk-03.mat", LABELLED | {(1, 2, 7): content}))
-    assert "labeled{1}{2,7} is no RGB picture" in message
+    assert "labeled{1}{2,7} is no RGB image" in message
     assert str(content.shape) in message
 
 

@@ -33,14 +33,14 @@ def run(checkpoint: Path, curve: Path, params: TrainParams = PARAMS) -> None:
     """
     torch.set_default_dtype(torch.float64)
     _BatchNorm.train = lambda self, mode=True: torch.nn.Module.train(self, False)
-    figures = []
+    metrics = []
 
     def log(step: int, now: Mapping[str, float]) -> None:
-        figures.append([value for name, value in now.items() if name.startswith("loss")])
+        metrics.append([value for name, value in now.items() if name.startswith("loss")])
 
     with ranks() as here:
         train(*banks(), MODEL, LossParams(), AUGMENT, params, checkpoint, log, here)
-    np.save(curve.with_name(f"{curve.name}{here.rank}.npy"), figures)
+    np.save(curve.with_name(f"{curve.name}{here.rank}.npy"), metrics)
 
 
 @pytest.mark.slow

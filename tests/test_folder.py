@@ -1,4 +1,4 @@
-"""Anyone's own pictures, named by a table or a pattern, and every way to get that wrong."""
+"""Anyone's own images, named by a table or a pattern, and every way to get that wrong."""
 
 import zipfile
 from pathlib import Path
@@ -19,7 +19,7 @@ HEADER = "path,person_id,camera_id"
 ROWS = [f"{file},{file.split('/')[1][:3]},{file.split('/')[0]}" for file in FILES]
 
 
-def picture(value: int) -> bytes:
+def image(value: int) -> bytes:
     noise = np.random.default_rng(value).integers(0, 256, (12, 6, 3), np.uint8)
     return cv2.imencode(".png", noise)[1].tobytes()
 
@@ -29,8 +29,8 @@ def root(tmp_path: Path) -> Path:
     for value, name in enumerate(FILES):
         file = tmp_path / "root" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture(value))
-    (tmp_path / "root/notes.txt").write_text("not a picture")
+        file.write_bytes(image(value))
+    (tmp_path / "root/notes.txt").write_text("not an image")
     return tmp_path / "root"
 
 
@@ -55,7 +55,7 @@ def test_a_pattern_and_a_table_say_the_same(root: Path) -> None:
     rows = list(images(pattern(root)))
     assert [row.image_id for row in rows] == [file.removesuffix(".png") for file in FILES]
     assert [(row.person_id, row.camera_id) for row in rows[1:3]] == [("bob", "door"), ("ann", "yard")]
-    assert [row.data for row in rows] == [picture(value) for value in range(5)]
+    assert [row.data for row in rows] == [image(value) for value in range(5)]
     assert {(row.width, row.height, row.subset, row.factor) for row in rows} == {(6, 12, "all", 1)}
     assert list(images(table(root, ROWS[::-1]))) == rows
 
@@ -198,10 +198,10 @@ def test_a_path_that_is_no_file(root: Path) -> None:
 
 @pytest.mark.parametrize("path", ["../secret.png", "yard/../../secret.png", "yard/../door/ann_1.png"])
 def test_a_path_that_climbs_out(root: Path, path: str) -> None:
-    (root.parent / "secret.png").write_bytes(picture(9))
+    (root.parent / "secret.png").write_bytes(image(9))
     message = error_of(table(root, [*ROWS, f"{path},eve,yard"]))
     assert f"row 6 below the header: {path!r} leads out of" in message
-    assert "put the picture into that folder" in message
+    assert "put the image into that folder" in message
 
 
 def test_an_absolute_path(root: Path) -> None:
@@ -213,19 +213,19 @@ def test_an_absolute_path(root: Path) -> None:
     "make", [lambda root: pattern(root), lambda root: table(root, [*ROWS, "yard/eve_1.png,eve,yard"])]
 )
 def test_a_symbolic_link_that_leaves_the_folder(root: Path, make: Any) -> None:
-    (root.parent / "secret.png").write_bytes(picture(9))
+    (root.parent / "secret.png").write_bytes(image(9))
     (root / "yard/eve_1.png").symlink_to(root.parent / "secret.png")
     assert "'yard/eve_1.png' is a link that leads out of" in error_of(make(root))
 
 
-def test_a_symbolic_link_within_the_folder_is_a_picture(root: Path) -> None:
+def test_a_symbolic_link_within_the_folder_is_an_image(root: Path) -> None:
     (root / "door/ann_2.png").symlink_to(root / "door/ann_1.png")
-    assert [row.data for row in images(pattern(root))][:2] == [picture(0), picture(0)]
+    assert [row.data for row in images(pattern(root))][:2] == [image(0), image(0)]
 
 
 def test_a_zip_file_with_names_that_climb_out(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.writestr("../ann_1.png", picture(0))
+        archive.writestr("../ann_1.png", image(0))
     message = error_of(pattern(tmp_path / "x.zip", r"(?P<camera_id>\.\.)/(?P<person_id>.*)_1.png"))
     assert "'../ann_1.png' leads out of" in message
 
@@ -237,17 +237,17 @@ def test_a_path_twice(root: Path, path: str) -> None:
 
 
 def test_two_files_that_differ_in_their_suffix(root: Path) -> None:
-    (root / "door/ann_1.jpg").write_bytes(picture(9))
+    (root / "door/ann_1.jpg").write_bytes(image(9))
     message = error_of(pattern(root, PATTERN.replace("png", "(png|jpg)")))
-    assert "has picture door/ann_1 twice (door/ann_1.jpg, door/ann_1.png)" in message
+    assert "has image door/ann_1 twice (door/ann_1.jpg, door/ann_1.png)" in message
 
 
-def test_an_empty_picture(root: Path) -> None:
+def test_an_empty_image(root: Path) -> None:
     (root / FILES[3]).write_bytes(b"")
     assert f"{FILES[3]} is empty (0 bytes)" in error_of(pattern(root))
 
 
-@pytest.mark.parametrize("data", [b"not a picture", picture(0)[:60]])
-def test_a_picture_that_is_none(root: Path, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"not an image", image(0)[:60]])
+def test_an_image_that_is_none(root: Path, data: bytes) -> None:
     (root / FILES[3]).write_bytes(data)
-    assert f"{FILES[3]} is not a readable picture" in error_of(pattern(root))
+    assert f"{FILES[3]} is not a readable image" in error_of(pattern(root))

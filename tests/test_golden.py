@@ -34,14 +34,14 @@ TRAIN = TrainParams(
 
 
 def banks() -> tuple[ImageBank, ImageBank]:
-    """Each picture, and what bicubic interpolation makes of it from a half, a third or a quarter."""
+    """Each image, and what bicubic interpolation makes of it from a half, a third or a quarter."""
     rows = list(images(PEOPLE))
     keys = pd.DataFrame({"image_id": [r.image_id for r in rows], "person_id": [r.person_id for r in rows]})
     sharp = [row.pixels() for row in rows]
     blurred = [resize(downsample(each, 2 + i % 3), HEIGHT, WIDTH) for i, each in enumerate(sharp)]
     return tuple(
-        ImageBank(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), keys)
-        for pictures in (sharp, blurred)
+        ImageBank(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), keys)
+        for images in (sharp, blurred)
     )
 
 
@@ -58,8 +58,8 @@ def losses(folder: Path) -> dict[int, dict[str, float]]:
     """Each term at each step."""
     curve: dict[int, dict[str, float]] = {}
 
-    def log(step: int, figures: Mapping[str, float]) -> None:
-        curve[step] = {name: value for name, value in figures.items() if name.startswith("loss/")}
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        curve[step] = {name: value for name, value in metrics.items() if name.startswith("loss/")}
 
     with float64():
         train(*banks(), MODEL, LossParams(), AugmentParams(pad=4), TRAIN, folder / "checkpoint.pt", log)
@@ -68,17 +68,17 @@ def losses(folder: Path) -> dict[int, dict[str, float]]:
 
 @pytest.mark.slow
 def test_the_losses_of_twenty_steps_are_the_committed_ones(tmp_path: Path) -> None:
-    golden = {int(step): figures for step, figures in json.loads(GOLDEN.read_text()).items()}
+    golden = {int(step): metrics for step, metrics in json.loads(GOLDEN.read_text()).items()}
     found = losses(tmp_path)
     assert found.keys() == golden.keys() == set(range(1, 21))
-    for step, figures in golden.items():
-        assert found[step] == pytest.approx(figures, abs=1e-4), f"step {step}"
+    for step, metrics in golden.items():
+        assert found[step] == pytest.approx(metrics, abs=1e-4), f"step {step}"
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         rounded = {
-            step: {name: round(value, 6) for name, value in figures.items()}
-            for step, figures in losses(Path(folder)).items()
+            step: {name: round(value, 6) for name, value in metrics.items()}
+            for step, metrics in losses(Path(folder)).items()
         }
     GOLDEN.write_text(json.dumps(rounded, indent=1) + "\n")

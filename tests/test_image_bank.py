@@ -1,4 +1,4 @@
-"""The decoded pictures: equal wherever they lie, and only as many in memory as fit."""
+"""The decoded images: equal wherever they lie, and only as many in memory as fit."""
 
 import logging
 from pathlib import Path
@@ -21,11 +21,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures of other sizes."""
+    """Three images of other sizes."""
     folder = tmp_path_factory.mktemp("bank") / "table"
     rows = [
         ImageRow.from_pixels(
-            picture(number),
+            image(number),
             f"{number}.png",
             image_id=str(number),
             person_id="1",
@@ -39,21 +39,21 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def picture(number: int) -> Image:
+def image(number: int) -> Image:
     size = [(64, 32, 3), (20, 10, 3), (100, 60, 3)][number]
     return named_generator("test_image_bank", number).integers(0, 256, size, np.uint8)
 
 
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("device", [None, CPU])
-def test_a_bank_has_every_picture_at_the_size(
+def test_a_bank_has_every_image_at_the_size(
     table: Path, mapped: bool, device: torch.device | None, tmp_path: Path
 ) -> None:
     bank = load_bank(table, 64, 32, device=device, file=tmp_path / "bank.npy" if mapped else None)
     expected = [
-        picture(0),
-        cv2.resize(picture(1), (32, 64), interpolation=cv2.INTER_CUBIC),
-        cv2.resize(picture(2), (32, 64), interpolation=cv2.INTER_AREA),
+        image(0),
+        cv2.resize(image(1), (32, 64), interpolation=cv2.INTER_CUBIC),
+        cv2.resize(image(2), (32, 64), interpolation=cv2.INTER_AREA),
     ]
     assert bank.keys.image_id.tolist() == ["0", "1", "2"]
     assert bank.images.shape == (3, 3, 64, 32)
@@ -81,20 +81,20 @@ def test_a_file_that_was_cut_short_is_not_taken(
             load_bank(table, 64, 32, file=file)
     assert not list(tmp_path.iterdir())
     bank = load_bank(table, 64, 32, file=file)
-    np.testing.assert_array_equal(bank.images[0].permute(1, 2, 0).numpy(), picture(0))
+    np.testing.assert_array_equal(bank.images[0].permute(1, 2, 0).numpy(), image(0))
 
 
 @pytest.mark.parametrize(
     ("wanted", "needed", "storage", "said"),
     [
-        ("auto", 500, "memory", "0.00 GB of pictures in memory"),
+        ("auto", 500, "memory", "0.00 GB of images in memory"),
         ("auto", 501, "file", "in a file mapped into memory"),
-        ("memory", 10**12, "memory", "1000.00 GB of pictures in memory"),
+        ("memory", 10**12, "memory", "1000.00 GB of images in memory"),
         ("file", 1, "file", "in a file mapped into memory"),
         ("device", 1, "device", "on cpu"),
     ],
 )
-def test_pictures_lie_where_they_fit(
+def test_images_lie_where_they_fit(
     wanted: Literal["auto", Storage],
     needed: int,
     storage: Storage,
@@ -127,7 +127,7 @@ def test_a_container_has_the_memory_of_its_limit(
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is resident")
-def test_pictures_that_were_taken_from_a_file_do_not_stay_resident(table: Path, tmp_path: Path) -> None:
+def test_images_that_were_taken_from_a_file_do_not_stay_resident(table: Path, tmp_path: Path) -> None:
     file = tmp_path / "bank.npy"
     bank = load_bank(table, 64, 32, file=file)
     expected = bank.images.clone()

@@ -139,7 +139,7 @@ def test_wrt_gradient_equals_differences_of_the_float64_formula() -> None:
 
 
 def test_wrt_weights_sum_to_one_where_the_public_ones_vanish() -> None:
-    # All pictures of the paper's batch 32 apart: sums of one give a margin of 0 and log(1 + exp 0).
+    # All images of the paper's batch 32 apart: sums of one give a margin of 0 and log(1 + exp 0).
     persons = [person for person in range(16) for _ in range(6)]
     x = np.eye(96) * 32 / math.sqrt(2)
     positive, negative = split_distances(x, persons, anchor=0)
@@ -161,7 +161,7 @@ def test_at_a_mean_distance_of_32_the_public_code_pushes_no_negative_away() -> N
         leaf = torch.from_numpy(x).requires_grad_()
         loss = wrt_loss(leaf, torch.tensor(persons), form)
         assert loss.item() == pytest.approx(SLOW[form](x, persons), rel=1e-9)
-        # Only negatives move the centre of a person's pictures.
+        # Only negatives move the centre of a person's images.
         (gradient,) = torch.autograd.grad(loss, leaf)
         forces[form] = gradient[:3].sum(dim=0).norm().item()
     assert slow_reference_wrt(x, persons) > slow_wrt(x, persons) + 20
@@ -170,7 +170,7 @@ def test_at_a_mean_distance_of_32_the_public_code_pushes_no_negative_away() -> N
 
 
 @pytest.mark.parametrize("form", ["stable", "reference"])
-def test_wrt_has_a_finite_gradient_where_pictures_coincide(form: WrtForm) -> None:
+def test_wrt_has_a_finite_gradient_where_images_coincide(form: WrtForm) -> None:
     x = float32(normal(3, 4, name="coincide", scale=3).round().repeat(2, axis=0)).requires_grad_()
     assert torch.equal(x[0], x[1])  # of whole numbers, so that their distance is exactly 0
     (gradient,) = torch.autograd.grad(wrt_loss(x, torch.tensor([0, 0, 1, 1, 2, 2]), form), x)

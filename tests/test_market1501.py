@@ -28,7 +28,7 @@ def jpeg(value: int) -> bytes:
 
 
 def boxes(folder: str, person: str, cameras: range = range(1, 7)) -> Members:
-    """One picture by each camera."""
+    """One image by each camera."""
     return {f"{ROOT}{folder}/{person}_c{c}s1_000451_03.jpg": jpeg(c) for c in cameras}
 
 
@@ -74,12 +74,12 @@ def real() -> list[ImageRow]:
 
 def test_the_counts_of_the_folders_are_those_of_the_official_page() -> None:
     folders: Counter[str] = Counter()
-    for (folder, _), (pictures, _) in market1501.COUNTS.items():
-        folders[folder] += pictures
+    for (folder, _), (images, _) in market1501.COUNTS.items():
+        folders[folder] += images
     assert folders == {"train": 12936, "test": 19732, "query": 3368}
 
 
-def test_the_real_training_half_has_12936_pictures_of_751_persons(real: list[ImageRow]) -> None:
+def test_the_real_training_half_has_12936_images_of_751_persons(real: list[ImageRow]) -> None:
     assert len({row.image_id for row in real}) == len(real) == 12936
     assert len({row.person_id for row in real}) == 751
     assert {row.camera_id for row in real} == set(market1501.CAMERAS)
@@ -89,7 +89,7 @@ def test_the_real_training_half_has_12936_pictures_of_751_persons(real: list[Ima
     assert (first.image_id, first.person_id, first.camera_id) == ("train_0002_c1s1_000451_03", "0002", "c1")
 
 
-def test_the_real_pictures_are_untouched(real: list[ImageRow]) -> None:
+def test_the_real_images_are_untouched(real: list[ImageRow]) -> None:
     with zipfile.ZipFile(REAL) as archive:
         assert {row.path for row in real} == set(archive.namelist())
         assert all(row.data == archive.read(row.path) for row in real[::100])
@@ -97,11 +97,11 @@ def test_the_real_pictures_are_untouched(real: list[ImageRow]) -> None:
 
 def test_the_real_training_half_alone_is_not_taken_for_all(real: list[ImageRow]) -> None:
     message = error_of(REAL)
-    assert "no picture in bounding_box_test and query; get the whole of Market-1501" in message
+    assert "no image in bounding_box_test and query; get the whole of Market-1501" in message
     assert "or run on the training half alone with parts: train and mlr.evaluate_on: val" in message
 
 
-def test_no_real_picture_is_lost_with_held_out_persons(real: list[ImageRow]) -> None:
+def test_no_real_image_is_lost_with_held_out_persons(real: list[ImageRow]) -> None:
     keys = pd.DataFrame([asdict(row) for row in real])[KEYS]
     params = MlrParams(lr_camera={"market1501": "c1"}, evaluate_on="val")
     split = plan_split(keys, "market1501", params)
@@ -146,7 +146,7 @@ def test_the_training_half_of_a_whole_archive(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("counts")
-def test_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pack(tmp_path / "m.zip", small())
     reads: list[str] = []
     original = zipfile.ZipFile.read
@@ -164,9 +164,9 @@ def test_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("folder", "said"),
     [
-        ("bounding_box_test", "no picture in bounding_box_test; get"),
-        ("query", "no picture in query; get"),
-        ("bounding_box_train", "no picture in bounding_box_train; get the whole of Market-1501"),
+        ("bounding_box_test", "no image in bounding_box_test; get"),
+        ("query", "no image in query; get"),
+        ("bounding_box_train", "no image in bounding_box_train; get the whole of Market-1501"),
     ],
 )
 def test_a_missing_folder(tmp_path: Path, folder: str, said: str) -> None:
@@ -184,52 +184,52 @@ def test_the_archive_of_another_dataset(
     assert f"(its first is {other})" in message
 
 
-def test_the_hidden_files_of_other_systems_are_no_pictures(tmp_path: Path) -> None:
+def test_the_hidden_files_of_other_systems_are_no_images(tmp_path: Path) -> None:
     path = pack(tmp_path / "m.zip", {"__MACOSX/bounding_box_train/._0002_c1s1_000451_03.jpg": b"x"})
     assert "no file like" in error_of(path)
 
 
 @pytest.mark.usefixtures("counts")
 @pytest.mark.parametrize("form", [pack, unpack])
-def test_a_picture_twice(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
+def test_an_image_twice(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
     name = "query/0003_c1s1_001051_00.jpg"
     message = error_of(form(tmp_path / "m", small() | {f"copy/{name}": jpeg(9)}))
-    assert f"picture query_0003_c1s1_001051_00 twice ({ROOT}{name}, copy/{name}); keep one" in message
+    assert f"image query_0003_c1s1_001051_00 twice ({ROOT}{name}, copy/{name}); keep one" in message
 
 
 @pytest.mark.usefixtures("counts")
 @pytest.mark.parametrize("folder", ["bounding_box_train", "query"])
 def test_a_missing_camera(tmp_path: Path, folder: str) -> None:
     members = {name: data for name, data in small().items() if f"/{folder}/" not in name or "_c4" not in name}
-    assert f"no picture of camera c4 in {folder}" in error_of(pack(tmp_path / "m.zip", members))
+    assert f"no image of camera c4 in {folder}" in error_of(pack(tmp_path / "m.zip", members))
 
 
 @pytest.mark.usefixtures("counts")
 @pytest.mark.parametrize("form", [pack, unpack])
-def test_an_empty_picture(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
+def test_an_empty_image(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
     name = f"{ROOT}bounding_box_train/0007_c2s1_000451_03.jpg"
     assert f"{name} is empty (0 bytes)" in error_of(form(tmp_path / "m", small() | {name: b""}))
 
 
 @pytest.mark.usefixtures("counts")
-@pytest.mark.parametrize("data", [b"no picture", jpeg(1)[:100]])
-def test_a_picture_that_is_none(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"no image", jpeg(1)[:100]])
+def test_an_image_that_is_none(tmp_path: Path, data: bytes) -> None:
     name = f"{ROOT}bounding_box_train/0007_c2s1_000451_03.jpg"
-    assert f"{name} is not a readable picture" in error_of(pack(tmp_path / "m.zip", small() | {name: data}))
+    assert f"{name} is not a readable image" in error_of(pack(tmp_path / "m.zip", small() | {name: data}))
 
 
 @pytest.mark.usefixtures("counts")
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ("bounding_box_train/0007_c2s1_000451_03.jpg", "bounding_box_train has 11 pictures of 2 persons"),
-        ("bounding_box_test/0003_c2s1_000451_03.jpg", "has 5 pictures of 1 persons (subset test)"),
-        ("bounding_box_test/0000_c2s1_000451_03.jpg", "has 1 pictures of 1 persons (subset distractor)"),
-        ("bounding_box_test/-1_c2s1_000451_03.jpg", "has 2 pictures of 1 persons (subset junk)"),
-        ("query/0003_c2s1_001051_00.jpg", "query has 11 pictures of 1 persons (subset test) instead of 12"),
+        ("bounding_box_train/0007_c2s1_000451_03.jpg", "bounding_box_train has 11 images of 2 persons"),
+        ("bounding_box_test/0003_c2s1_000451_03.jpg", "has 5 images of 1 persons (subset test)"),
+        ("bounding_box_test/0000_c2s1_000451_03.jpg", "has 1 images of 1 persons (subset distractor)"),
+        ("bounding_box_test/-1_c2s1_000451_03.jpg", "has 2 images of 1 persons (subset junk)"),
+        ("query/0003_c2s1_001051_00.jpg", "query has 11 images of 1 persons (subset test) instead of 12"),
     ],
 )
-def test_a_missing_picture(tmp_path: Path, changed: str, said: str) -> None:
+def test_a_missing_image(tmp_path: Path, changed: str, said: str) -> None:
     members = small()
     del members[ROOT + changed]
     assert said in error_of(pack(tmp_path / "m.zip", members))
@@ -241,7 +241,7 @@ def test_a_person_too_many(tmp_path: Path) -> None:
     name = f"{ROOT}bounding_box_train/0007_c2s1_000451_03.jpg"
     members[name.replace("0007", "0009")] = members.pop(name)
     message = error_of(pack(tmp_path / "m.zip", members))
-    assert "12 pictures of 3 persons (subset train) instead of 12 of 2" in message
+    assert "12 images of 3 persons (subset train) instead of 12 of 2" in message
 
 
 def test_the_official_counts_hold_for_a_small_archive_too(tmp_path: Path) -> None:

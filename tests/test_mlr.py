@@ -51,7 +51,7 @@ def official(train: int, test: int) -> pd.DataFrame:
 
 
 class Role(NamedTuple):
-    """What an image is for, and the factor of its LR picture (1 where there is none)."""
+    """What an image is for, and the factor of its LR image (1 where there is none)."""
 
     subset: str
     factor: int
@@ -135,7 +135,7 @@ def test_downsampling_is_the_area_average_at_any_size(
     image = noise(height, width, seed)
     if min(height, width) < factor:
         with pytest.raises(
-            InputError, match=f"^a picture of {width}x{height} pixels is too small for factor {factor}$"
+            InputError, match=f"^an image of {width}x{height} pixels is too small for factor {factor}$"
         ):
             downsample(image, factor)
         return
@@ -393,7 +393,7 @@ def test_distractors_enter_the_gallery_and_junk_nothing() -> None:
     assert not any(name.startswith(("-", "?")) for name in val.entries)
 
 
-# Real LR pictures, and pairs of different pictures of a person
+# Real LR images, and pairs of different images of a person
 
 REAL = MlrParams(lr_camera={"set": "c1"}, real_lr=("set",))
 
@@ -432,7 +432,7 @@ def test_pairs_are_of_one_person_and_leave_no_image_out(
     assert all(partners & set(pair) for pair in after - before)
 
 
-def test_persons_without_an_hr_or_an_lr_picture_are_dropped() -> None:
+def test_persons_without_an_hr_or_an_lr_image_are_dropped() -> None:
     keys = images(crowd(6) | {"far": (2, 0), "near": (0, 2)})
     split = plan_split(keys, "set", REAL)
     assert split.dropped_persons == ["far", "near"]
@@ -460,13 +460,13 @@ def test_a_training_image_gives_itself_and_its_twin(factor: int) -> None:
     assert low.pixel_sha256 == pixel_sha256(downsample(noise(13, 9), factor))
 
 
-def test_a_query_image_gives_the_same_lr_picture_as_a_training_image() -> None:
+def test_a_query_image_gives_the_same_lr_image_as_a_training_image() -> None:
     query, low = (make_row(row(), Entry(table, row().image_id, 2)) for table in ("query", "train_lr"))
     assert query == replace(low, subset="query")
 
 
 @pytest.mark.parametrize("table", ["gallery", "query"])
-def test_factor_one_leaves_a_picture_untouched(table: Literal["gallery", "query"]) -> None:
+def test_factor_one_leaves_an_image_untouched(table: Literal["gallery", "query"]) -> None:
     assert make_row(row(), Entry(table, "other", 1)) == replace(row(), image_id="other", subset=table)
 
 
@@ -475,9 +475,9 @@ def test_a_distractor_stays_one() -> None:
     assert make_row(nobody, Entry("gallery", nobody.image_id, 1)) == nobody
 
 
-def test_a_picture_too_small_is_named() -> None:
+def test_an_image_too_small_is_named() -> None:
     with pytest.raises(
-        InputError, match=r"^image 0001_c1_0: a picture of 3x13 pixels is too small for factor 4"
+        InputError, match=r"^image 0001_c1_0: an image of 3x13 pixels is too small for factor 4"
     ):
         make_row(row(width=3), Entry("query", "0001_c1_0", 4))
 

@@ -64,7 +64,7 @@ def build(params: ModelParams = SMALL, device: str = "cpu") -> DGRL:
         return DGRL(params, PERSONS)
 
 
-def pictures(count: int, name: str) -> Tensor:
+def make_images(count: int, name: str) -> Tensor:
     return normal(count, 3, SMALL.height, SMALL.width, name=name).float()
 
 
@@ -359,7 +359,7 @@ def test_without_its_components_the_network_is_torchvisions_resnet() -> None:
     model = build(vary(last_stride=2, **dict.fromkeys(SWITCHES, False))).eval()
     torch.manual_seed(0)
     resnet = nn.Sequential(*list(torchvision.models.resnet18().children())[:-2]).eval()  # to layer4
-    images = pictures(2, "resnet")
+    images = make_images(2, "resnet")
     with torch.no_grad():
         (feature_map,) = pooled_maps(model, images)
         torch.testing.assert_close(feature_map, resnet(images).repeat(2, 1, 1, 1))
@@ -385,7 +385,7 @@ def test_the_stems_start_from_equal_convolutions_and_share_nothing() -> None:
     hr, sr = stem(model, "hr"), stem(model, "sr")
     for (name, a), b in zip(hr.stem.state_dict().items(), sr.stem.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    images = pictures(2, "stems")
+    images = make_images(2, "stems")
     before = sr.eval()(images)
     with torch.no_grad():
         for parameter in hr.parameters():
@@ -396,7 +396,7 @@ def test_the_stems_start_from_equal_convolutions_and_share_nothing() -> None:
 def test_the_stem_is_a_residual_around_the_restormer() -> None:
     hr = stem(build(), "hr").eval()
     assert hr.restormer is not None
-    images = pictures(2, "stems")
+    images = make_images(2, "stems")
     convolution, norm = hr.stem[:2]
     x = nn.functional.max_pool2d(norm(convolution(images)).relu(), 3, stride=2, padding=1)
     torch.testing.assert_close(hr(images), x + hr.restormer(x))
@@ -404,7 +404,7 @@ def test_the_stem_is_a_residual_around_the_restormer() -> None:
 
 def test_embeddings_are_the_main_branch_after_the_neck_at_unit_length() -> None:
     model = build()
-    hr, sr = pictures(3, "hr"), pictures(3, "sr")
+    hr, sr = make_images(3, "hr"), make_images(3, "sr")
     model(hr, sr)  # moves the running statistics
     model.eval()
     with torch.no_grad():

@@ -440,7 +440,7 @@ GOOD = embeddings([[1, 0], [0, 1]], [0, 1], [0, 0])
         ({"features": np.array([[1, 0], [np.inf, 0]], np.float32)}, "NaN or infinity in row 1"),
         ({"features": np.array([[1, 0], [0, 3]], np.float32)}, "norm 3 in row 1"),
         ({"features": np.zeros((2, 2), np.float32)}, "norm 0 in row 0"),
-        ({"features": np.zeros((0, 2), np.float32)}, "at least one picture"),
+        ({"features": np.zeros((0, 2), np.float32)}, "at least one image"),
         ({"features": np.ones(2, np.float32)}, r"shape \(2,\)"),
         ({"person_ids": np.zeros(3, int)}, "person_ids have shape"),
         ({"camera_ids": np.zeros((2, 1), int)}, "camera_ids have shape"),

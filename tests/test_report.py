@@ -17,16 +17,16 @@ METRICS = {"rank1": 45.94, "mAP": 51.25, "queries": 1316, "multi_shot.rank1": 60
 CMC = [45.94, 60.0, 73.7]
 
 
-def picture(height, width):
+def image(height, width):
     return named_generator("test_report", height).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
 def example(caption="person 7, cam_b"):
     matches = [
-        Match(encode_png(picture(40, 20)), caption, correct=True),
-        Match(encode_png(picture(256, 128)), "person 9, cam_b", correct=False),
+        Match(encode_png(image(40, 20)), caption, correct=True),
+        Match(encode_png(image(256, 128)), "person 9, cam_b", correct=False),
     ]
-    return Example(encode_png(picture(64, 24)), "person 7, cam_a, factor 2", matches)
+    return Example(encode_png(image(64, 24)), "person 7, cam_a, factor 2", matches)
 
 
 class Page(HTMLParser):
@@ -60,7 +60,7 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
-def test_shows_figures_options_curve_and_captions():
+def test_shows_metrics_options_curve_and_captions():
     page = Page(render("MLR-VIPeR", METRICS, CMC, {"loss.gamma": 5.0}, [example()]))
     assert page.texts[0] == "MLR-VIPeR"
     assert page.cells == [
@@ -73,7 +73,7 @@ def test_shows_figures_options_curve_and_captions():
     assert {"person 7, cam_a, factor 2", "1 ✓", "person 7, cam_b", "2 ✗", "person 9, cam_b"} <= set(
         page.texts
     )
-    assert [figure["class"] for figure in page.all("figure")] == ["query", "right", "wrong"]
+    assert [metric["class"] for metric in page.all("metric")] == ["query", "right", "wrong"]
 
 
 def test_curve_is_drawn_to_scale():
@@ -84,18 +84,16 @@ def test_curve_is_drawn_to_scale():
 
 def test_needs_nothing_from_outside():
     text = render("MLR-VIPeR", METRICS, CMC, {}, [example()])
-    without_pictures = re.sub(r'src="data:image/png;base64,[A-Za-z0-9+/=]+"', "", text)
-    assert not re.search(r"src=|href=|https?:|//|@import|url\(|<script|<link", without_pictures)
+    without_images = re.sub(r'src="data:image/png;base64,[A-Za-z0-9+/=]+"', "", text)
+    assert not re.search(r"src=|href=|https?:|//|@import|url\(|<script|<link", without_images)
 
 
-def test_thumbnails_are_the_pictures_shrunk_never_enlarged():
+def test_thumbnails_are_the_images_shrunk_never_enlarged():
     sources = [image["src"] for image in Page(render("t", {}, CMC, {}, [example()])).all("img")]
     shown = [decode(base64.b64decode(source.partition(",")[2]), "thumbnail") for source in sources]
     assert [image.shape for image in shown] == [(64, 24, 3), (40, 20, 3), (THUMBNAIL_SIDE, 64, 3)]
-    np.testing.assert_array_equal(shown[0], picture(64, 24))
-    blocks = (
-        picture(256, 128).reshape(128, 2, 64, 2, 3).mean(axis=(1, 3))
-    )  # halving by area is the mean of 2x2
+    np.testing.assert_array_equal(shown[0], image(64, 24))
+    blocks = image(256, 128).reshape(128, 2, 64, 2, 3).mean(axis=(1, 3))  # halving by area is the mean of 2x2
     assert np.abs(shown[2] - blocks).max() <= 0.5
 
 
@@ -125,9 +123,9 @@ def test_refuses_a_curve_that_cannot_be_drawn(cmc):
         render("t", METRICS, cmc, {}, [])
 
 
-def test_names_an_unreadable_picture():
+def test_names_an_unreadable_image():
     with pytest.raises(InputError, match="person 3"):
-        render("t", METRICS, CMC, {}, [Example(b"no picture", "person 3", [])])
+        render("t", METRICS, CMC, {}, [Example(b"no image", "person 3", [])])
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ def test_with_the_original_distance_alone_the_order_stays() -> None:
     assert reranked.metrics() == plain.metrics()
 
 
-def test_the_figures_are_those_of_the_papers_distances() -> None:
+def test_the_metrics_are_those_of_the_papers_distances() -> None:
     """Rank-1 and mAP of a sorted list, person by person."""
-    generator = named_generator("test_rerank", "figures")
+    generator = named_generator("test_rerank", "metrics")
     query, gallery = (
         Embeddings(features, generator.integers(0, 8, len(features)), generator.integers(0, 3, len(features)))
         for features in np.split(crowd(1, 120), [30])
@@ -96,17 +96,17 @@ def test_the_figures_are_those_of_the_papers_distances() -> None:
             places = np.flatnonzero(matches) + 1
             first.append(places[0] == 1)
             precisions.append((np.arange(1, len(places) + 1) / places).mean())
-    figures = ranking.metrics()
-    assert figures["multi_shot.rank1"] == pytest.approx(100 * np.mean(first))
-    assert figures["mAP"] == pytest.approx(100 * np.mean(precisions))
+    metrics = ranking.metrics()
+    assert metrics["multi_shot.rank1"] == pytest.approx(100 * np.mean(first))
+    assert metrics["mAP"] == pytest.approx(100 * np.mean(precisions))
 
 
-def test_equal_pictures_are_neighbours_of_themselves() -> None:
+def test_equal_images_are_neighbours_of_themselves() -> None:
     same = np.tile(crowd(0, 1), (40, 1))
     assert np.isfinite(KReciprocal(same[:10], same[10:], k1=5, k2=2)(slice(None))).all()
 
 
-def test_no_matrix_of_all_pictures_by_all_is_held() -> None:
+def test_no_matrix_of_all_images_by_all_is_held() -> None:
     query, gallery = np.split(crowd(0, 4000, persons=200, dimension=32), [1000])
     tracemalloc.start()
     KReciprocal(query, gallery, chunk=64)(slice(0, 64))
@@ -116,7 +116,7 @@ def test_no_matrix_of_all_pictures_by_all_is_held() -> None:
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(5, 6), (50, 6), (5, 0)])
-def test_too_few_pictures(k1: int, k2: int) -> None:
+def test_too_few_images(k1: int, k2: int) -> None:
     query, gallery = np.split(crowd(0, 50), [20])
-    with pytest.raises(InputError, match=f"k1 = {k1}, k2 = {k2} with 50 pictures; choose 1 <= k2 <= k1 <"):
+    with pytest.raises(InputError, match=f"k1 = {k1}, k2 = {k2} with 50 images; choose 1 <= k2 <= k1 <"):
         KReciprocal(query, gallery, k1=k1, k2=k2)

@@ -38,7 +38,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=10))
-    if draw(st.booleans()):  # one person with most of the pictures
+    if draw(st.booleans()):  # one person with most of the images
         sizes[0] = draw(st.integers(13, 60))
     persons = draw(st.integers(1, len(sizes)))
     return Case(sizes, persons, draw(st.integers(1, 5)), draw(st.integers(0, 10_000)))

@@ -1,4 +1,4 @@
-"""RCAN by basicsr on small made pictures, and super-resolved tables against brute force."""
+"""RCAN by basicsr on small made images, and super-resolved tables against brute force."""
 
 import hashlib
 import json
@@ -42,15 +42,15 @@ PARAMS = RcanParams(
 )
 
 
-def smooth_picture(*names: str | int, width: int = 48, height: int = 96) -> Image:
+def smooth_image(*names: str | int, width: int = 48, height: int = 96) -> Image:
     coarse = named_generator("smooth", *names).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
 
 
-def picture_row(picture: Image, person: int, camera: str, factor: int = 1) -> ImageRow:
+def image_row(image: Image, person: int, camera: str, factor: int = 1) -> ImageRow:
     image_id = f"{person:04d}_{camera}"
     return ImageRow.from_pixels(
-        picture,
+        image,
         f"{image_id}.png",
         image_id=image_id,
         person_id=f"{person:04d}",
@@ -65,7 +65,7 @@ def train_hr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight persons in two cameras; sizes differ and few are multiples of 3 and 4."""
     folder = tmp_path_factory.mktemp("hr") / "train"
     rows = [
-        picture_row(smooth_picture(person, camera, width=48 + person, height=97), person, camera)
+        image_row(smooth_image(person, camera, width=48 + person, height=97), person, camera)
         for person in range(8)
         for camera in "ab"
     ]
@@ -105,10 +105,10 @@ def test_options_say_what_the_params_say(train_hr: Path, tmp_path: Path) -> None
 
 
 def test_an_epoch_holds_at_least_the_batches_of_a_short_run(train_hr: Path, tmp_path: Path) -> None:
-    # basicsr drops the last, short batch: with fewer pictures than the batch it would train on nothing.
+    # basicsr drops the last, short batch: with fewer images than the batch it would train on nothing.
     made = options(train_hr, 2, PARAMS.model_copy(update={"batch": 64}), tmp_path)
-    pictures = 2 * (8 - len(made["datasets"]["train"]["held_out"]))
-    assert pictures * made["datasets"]["train"]["dataset_enlarge_ratio"] >= 64 * 20
+    images = 2 * (8 - len(made["datasets"]["train"]["held_out"]))
+    assert images * made["datasets"]["train"]["dataset_enlarge_ratio"] >= 64 * 20
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_wrong_params_are_named(changes: dict[str, Any], message: str) -> None:
         RcanParams.parse(changes, "rcan")
 
 
-def test_a_patch_larger_than_a_picture_is_named(train_hr: Path, tmp_path: Path) -> None:
+def test_a_patch_larger_than_an_image_is_named(train_hr: Path, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"patch": 60})
     with pytest.raises(InputError, match=r"rcan.patch = 60 .*0000_a .*\(48x97\); set it to at most 48$"):
         pretrain(train_hr, tmp_path / "rcan", 2, params, tmp_path / "work")
@@ -191,22 +191,22 @@ def test_lr_is_the_area_mean_of_hr(train_hr: Path, phase: str, scale: int) -> No
         assert np.abs(blocks - lr).max() <= 1
 
 
-def test_patches_come_from_their_picture_upright_and_sometimes_mirrored(train_hr: Path) -> None:
+def test_patches_come_from_their_image_upright_and_sometimes_mirrored(train_hr: Path) -> None:
     data = dataset(train_hr, "train")
-    pictures = {row.image_id: row.pixels() for row in read_rows(train_hr)}
+    images = {row.image_id: row.pixels() for row in read_rows(train_hr)}
     mirrored = 0
     for _ in range(4):
         for index in range(len(data)):
             item = data[index]
-            picture, patch = pictures[item["gt_path"]], to_uint8(item["gt"])
-            mirror = not _contains(picture, patch)
-            assert not mirror or _contains(picture, patch[:, ::-1])
+            image, patch = images[item["gt_path"]], to_uint8(item["gt"])
+            mirror = not _contains(image, patch)
+            assert not mirror or _contains(image, patch[:, ::-1])
             mirrored += mirror
     assert 0 < mirrored < 4 * len(data)
 
 
-def _contains(picture: Image, patch: Image) -> bool:
-    windows = np.lib.stride_tricks.sliding_window_view(picture, patch.shape)[:, :, 0]
+def _contains(image: Image, patch: Image) -> bool:
+    windows = np.lib.stride_tricks.sliding_window_view(image, patch.shape)[:, :, 0]
     return bool((windows == patch).all(axis=(2, 3, 4)).any())
 
 
@@ -240,7 +240,7 @@ def test_training_publishes_weights_metrics_and_the_loss(trained: Path, train_hr
     assert load_rcan(trained / "rcan.safetensors").training is False
 
 
-def test_metrics_are_those_of_the_held_out_pictures(trained: Path, train_hr: Path) -> None:
+def test_metrics_are_those_of_the_held_out_images(trained: Path, train_hr: Path) -> None:
     import torch
 
     network = load_rcan(trained / "rcan.safetensors")
@@ -264,8 +264,8 @@ def test_metrics_are_those_of_the_held_out_pictures(trained: Path, train_hr: Pat
     assert 0 < metrics["bicubic_ssim"] <= 1
 
 
-def brute_psnr(picture: Image, twin: Image) -> float:
-    error = sum((int(a) - int(b)) ** 2 for a, b in zip(picture.flat, twin.flat, strict=True)) / twin.size
+def brute_psnr(image: Image, twin: Image) -> float:
+    error = sum((int(a) - int(b)) ** 2 for a, b in zip(image.flat, twin.flat, strict=True)) / twin.size
     return 20 * math.log10(255) - 10 * math.log10(error)
 
 
@@ -285,7 +285,7 @@ def test_a_small_budget_beats_bicubic_on_viper(tmp_path: Path) -> None:
     with zipfile.ZipFile(VIPER) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".bmp"))[:632]
         rows = [
-            picture_row(decode(archive.read(name), name), int(Path(name).name[:3]), name.split("/")[-2])
+            image_row(decode(archive.read(name), name), int(Path(name).name[:3]), name.split("/")[-2])
             for name in names
         ]
     write_table(tmp_path / "hr", rows)
@@ -367,12 +367,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("pairs")
     high, low = [], []
     for person in range(24):
-        picture = smooth_picture(person, width=48, height=97 if person % 2 else 128)
+        image = smooth_image(person, width=48, height=97 if person % 2 else 128)
         factor = 1 + person % 4
-        height, width = (side // factor for side in picture.shape[:2])
-        small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
-        high.append(picture_row(picture, person, "a"))
-        low.append(picture_row(small, person, "a", factor))
+        height, width = (side // factor for side in image.shape[:2])
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        high.append(image_row(image, person, "a"))
+        low.append(image_row(small, person, "a", factor))
     write_table(folder / "lr", low)
     write_table(folder / "hr", high[::-1])
     return folder / "lr", folder / "hr"
@@ -391,21 +391,21 @@ def test_rows_keep_their_order_and_keys(
     twins = {row.image_id: row.pixels() for row in read_rows(hr)}
     for before, after in zip(read_rows(lr), read_rows(tmp_path / "sr"), strict=True):
         assert all(getattr(before, key) == getattr(after, key) for key in KEYS)
-        picture, twin = after.pixels(), twins[after.image_id]
+        image, twin = after.pixels(), twins[after.image_id]
         times = 1 if method == "none" else before.factor
         assert (after.width, after.height) == (before.width * times, before.height * times)
-        assert picture.shape == (after.height, after.width, 3)
-        assert after.pixel_sha256 == pixel_sha256(picture)
+        assert image.shape == (after.height, after.width, 3)
+        assert after.pixel_sha256 == pixel_sha256(image)
         if times == 1:
             assert after.data == before.data
         if method == "bicubic" and times > 1:
             expected = cv2.resize(before.pixels(), (after.width, after.height), interpolation=cv2.INTER_CUBIC)
-            assert (picture == expected).all()
-        if picture.shape != twin.shape:
+            assert (image == expected).all()
+        if image.shape != twin.shape:
             size = (twin.shape[1], twin.shape[0])
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
-        exact = (picture == twin).all()
-        assert after.psnr == pytest.approx(100 if exact else brute_psnr(picture, twin))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+        exact = (image == twin).all()
+        assert after.psnr == pytest.approx(100 if exact else brute_psnr(image, twin))
 
 
 def test_without_hr_there_is_no_psnr(pairs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("table", ["lr", "hr"])
-def test_an_unreadable_picture_is_named_in_one_line(
+def test_an_unreadable_image_is_named_in_one_line(
     pairs: tuple[Path, Path], weights: dict[int, Path], tmp_path: Path, table: str, workers: int
 ) -> None:
     tables = dict(zip(("lr", "hr"), pairs, strict=True))
@@ -450,7 +450,7 @@ def test_an_unreadable_picture_is_named_in_one_line(
     ]
     write_table(tmp_path / table, damaged)
     tables[table] = tmp_path / table
-    with pytest.raises(InputError, match=r"^0021_a.png \(0021_a\) is not a readable picture; .*$") as caught:
+    with pytest.raises(InputError, match=r"^0021_a.png \(0021_a\) is not a readable image; .*$") as caught:
         upscale_table(tables["lr"], tmp_path / "sr", weights, SrParams(), tables["hr"], workers)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "sr").exists()
@@ -475,7 +475,7 @@ def test_each_factor_goes_through_its_own_network(
 def test_a_missing_twin_is_named(pairs: tuple[Path, Path], tmp_path: Path) -> None:
     lr, hr = pairs
     write_table(tmp_path / "hr", [row for row in read_rows(hr) if row.image_id != "0005_a"])
-    with pytest.raises(InputError, match=r"1 pictures of .* have no HR twin in .*, the first 0005_a;"):
+    with pytest.raises(InputError, match=r"1 images of .* have no HR twin in .*, the first 0005_a;"):
         upscale_table(lr, tmp_path / "sr", {}, SrParams(method="bicubic"), tmp_path / "hr")
     assert not (tmp_path / "sr").exists()
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dgrl.datasets.synthetic import Camera, Canvas, Pose, SyntheticParams, images
+from dgrl.datasets.synthetic import Camera, Canvas, Pose, SyntheticParams
+from dgrl.datasets.synthetic import images as generate
 from dgrl.errors import InputError
 from dgrl.images import pixel_sha256
 from dgrl.tables import ImageRow
@@ -21,16 +22,16 @@ SMALL = SyntheticParams(persons=3, images_per_camera=1, width=32, height=64)
 
 
 def draw(params: SyntheticParams = SMALL, **changes: int) -> dict[str, ImageRow]:
-    return {row.image_id: row for row in images(params.model_copy(update=changes))}
+    return {row.image_id: row for row in generate(params.model_copy(update=changes))}
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> list[ImageRow]:
-    return list(images(SyntheticParams(persons=50)))
+    return list(generate(SyntheticParams(persons=50)))
 
 
 @pytest.fixture(scope="module")
-def pictures(benchmark: list[ImageRow]) -> npt.NDArray[np.uint8]:
+def images(benchmark: list[ImageRow]) -> npt.NDArray[np.uint8]:
     return np.stack([row.pixels() for row in benchmark])
 
 
@@ -39,7 +40,7 @@ def test_two_runs_give_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("more", [{"persons": 5}, {"cameras": 6}, {"images_per_camera": 3}])
-def test_asking_for_more_changes_no_other_picture(more: dict[str, int]) -> None:
+def test_asking_for_more_changes_no_other_image(more: dict[str, int]) -> None:
     few, many = draw(), draw(**more)
     assert len(many) > len(few)
     assert few == {image_id: many[image_id] for image_id in few}
@@ -63,12 +64,12 @@ def test_rows_are_complete_and_sorted(benchmark: list[ImageRow]) -> None:
     assert ids[-1] == "0050_c4_02"
 
 
-def test_no_two_pictures_are_alike(benchmark: list[ImageRow]) -> None:
+def test_no_two_images_are_alike(benchmark: list[ImageRow]) -> None:
     assert len({row.pixel_sha256 for row in benchmark}) == len(benchmark)
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 32), (48, 160), (96, 40)])
-def test_pictures_have_the_size_asked_for(width: int, height: int) -> None:
+def test_images_have_the_size_asked_for(width: int, height: int) -> None:
     for row in draw(persons=2, width=width, height=height).values():
         pixels = row.pixels()
         assert pixels.shape == (row.height, row.width, 3) == (height, width, 3)
@@ -81,28 +82,28 @@ def nearest(queries: Floats, gallery: Floats) -> npt.NDArray[np.intp]:
     return distances.argmin(axis=1)
 
 
-def histograms(pictures: npt.NDArray[np.uint8]) -> Floats:
+def histograms(images: npt.NDArray[np.uint8]) -> Floats:
     """HSV histograms of six horizontal stripes, square-rooted: the classic hand-made descriptor."""
     bins, ranges = [8, 4, 4], [0, 180, 0, 256, 0, 256]
     counts = [
         [cv2.calcHist([stripe], [0, 1, 2], None, bins, ranges).ravel() for stripe in np.array_split(hsv, 6)]
-        for hsv in (cv2.cvtColor(picture, cv2.COLOR_RGB2HSV) for picture in pictures)
+        for hsv in (cv2.cvtColor(image, cv2.COLOR_RGB2HSV) for image in images)
     ]
-    return np.sqrt(np.array(counts, np.float64).reshape(len(pictures), -1))
+    return np.sqrt(np.array(counts, np.float64).reshape(len(images), -1))
 
 
-def colour_means(pictures: npt.NDArray[np.uint8]) -> Floats:
+def colour_means(images: npt.NDArray[np.uint8]) -> Floats:
     """Mean colours of a 12 x 4 grid over the person."""
-    grids = [cv2.resize(picture[:, 12:52], (4, 12), interpolation=cv2.INTER_AREA) for picture in pictures]
-    return np.array(grids, np.float64).reshape(len(pictures), -1)
+    grids = [cv2.resize(image[:, 12:52], (4, 12), interpolation=cv2.INTER_AREA) for image in images]
+    return np.array(grids, np.float64).reshape(len(images), -1)
 
 
 @pytest.mark.parametrize("describe", [histograms, colour_means])
 @pytest.mark.parametrize("camera", ["c1", "c2", "c3", "c4"])
 def test_colours_alone_do_not_find_the_person_in_other_cameras(
-    benchmark: list[ImageRow], pictures: npt.NDArray[np.uint8], describe: Describe, camera: str
+    benchmark: list[ImageRow], images: npt.NDArray[np.uint8], describe: Describe, camera: str
 ) -> None:
-    features = describe(pictures)
+    features = describe(images)
     person = np.array([row.person_id for row in benchmark])
     query = np.array([row.camera_id == camera for row in benchmark])
     found = person[~query][nearest(features[query], features[~query])]
@@ -110,17 +111,17 @@ def test_colours_alone_do_not_find_the_person_in_other_cameras(
     assert rank1 < 0.25
 
 
-def borders(pictures: npt.NDArray[np.uint8]) -> Floats:
+def borders(images: npt.NDArray[np.uint8]) -> Floats:
     """The colours of the outermost columns, without brightness: background and nothing else."""
-    edge = np.concatenate([pictures[:, :, :6], pictures[:, :, -6:]], axis=2).astype(np.float64)
+    edge = np.concatenate([images[:, :, :6], images[:, :, -6:]], axis=2).astype(np.float64)
     bands = np.stack([band.mean(axis=(1, 2)) for band in np.array_split(edge, 4, axis=1)], axis=1)
-    return (bands / bands.mean(axis=(1, 2), keepdims=True)).reshape(len(pictures), -1)
+    return (bands / bands.mean(axis=(1, 2), keepdims=True)).reshape(len(images), -1)
 
 
 def test_the_background_tells_the_camera_but_not_the_person(
-    benchmark: list[ImageRow], pictures: npt.NDArray[np.uint8]
+    benchmark: list[ImageRow], images: npt.NDArray[np.uint8]
 ) -> None:
-    features = borders(pictures)
+    features = borders(images)
     distances = ((features[:, None] - features[None]) ** 2).sum(axis=2)
     person = np.array([row.person_id for row in benchmark])
     camera = np.array([row.camera_id for row in benchmark])

@@ -28,8 +28,8 @@ BASELINE = dict.fromkeys(["model.non_local", "model.galn", "model.side_branches"
 def run(rank1: float, dataset: str = "viper", **params: Any) -> dict[str, Any]:
     """A record of a run whose Rank-5 and Rank-10 are 10 and 20 higher; ``loss__kl`` stands for loss.kl."""
     own = {key.replace("__", "."): value for key, value in params.items()}
-    figures = {"rank1": rank1, "rank5": rank1 + 10, "rank10": rank1 + 20}
-    return {"experiment": f"run-{rank1:g}", "commit": "abc", "dataset": dataset, **figures, **USUAL, **own}
+    metrics = {"rank1": rank1, "rank5": rank1 + 10, "rank10": rank1 + 20}
+    return {"experiment": f"run-{rank1:g}", "commit": "abc", "dataset": dataset, **metrics, **USUAL, **own}
 
 
 def frame(*records: Mapping[str, Any]) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def test_a_repeated_run_counts_once() -> None:
     assert notes == ["counted once on viper, same params and seeds as another: run-40"]
     lines, notes = summarise(frame(run(40.0), run(41.0)), TABLES["II"])
     assert [line.mean for line in ours(lines).values()] == [(40.0, 50.0, 60.0)]
-    assert "run-41, though their figures differ" in notes[0]
+    assert "run-41, though their metrics differ" in notes[0]
 
 
 def test_a_dataset_depends_on_its_own_settings_only() -> None:
@@ -167,7 +167,7 @@ def test_runs_of_several_commits_are_noted() -> None:
     assert summarise(runs, TABLES["II"])[1] == ["the runs are of 2 commits, whose code may differ: abc, def"]
 
 
-def test_figures_on_validation_persons_say_so() -> None:
+def test_metrics_on_validation_persons_say_so() -> None:
     assert {key[2] for key in ours(summarise(frame(run(40.0, mlr__evaluate_on="test")), TABLES["I"])[0])} == {
         ""
     }
@@ -286,11 +286,11 @@ def data(metrics: Any, **sections: Any) -> dict[str, Any]:
 
 
 def test_experiments_become_runs_and_the_others_notes() -> None:
-    figures = {"rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "mAP": 1.0}
+    metrics = {"rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "mAP": 1.0}
     viper, caviar = "data/viper/eval/metrics.json", "data/caviar/eval/metrics.json"
     missing = {"error": {"type": "FileNotFoundError", "msg": "no file"}}
-    fresh = {"data": {"viper": figures | {"options": {"train.epochs": 3, "mlr.factors": "2 3"}}}}
-    stale = {"data": {"caviar": figures | {"options": {"train.epochs": 4}}}}
+    fresh = {"data": {"viper": metrics | {"options": {"train.epochs": 3, "mlr.factors": "2 3"}}}}
+    stale = {"data": {"caviar": metrics | {"options": {"train.epochs": 4}}}}
     other = {"data/viper/dgrl/live/metrics.json": {"data": {"viper": {"id": 1.0}}}}
     sections = {"train": {"epochs": 3}, "mlr": {"factors": [2, 3], "lr_camera": {"viper": None}}}
     commit = {
@@ -314,7 +314,7 @@ def test_experiments_become_runs_and_the_others_notes() -> None:
     }  # fmt: skip
     assert notes == [
         "left out, failed: 2 (bad, broken)",
-        "left out, out of date on caviar (its figures are of another train.epochs): 1 (applied)",
+        "left out, out of date on caviar (its metrics are of another train.epochs): 1 (applied)",
         "left out, queued: 1 (new)",
         "left out, running: 1 (now)",
         "left out, unevaluated: 1 (half)",
@@ -340,17 +340,17 @@ params = yaml.safe_load(open("params.yaml"))
 method, seed = params["sr"]["method"], params["train"]["seed"]
 assert method != "none"
 rank = {"bicubic": 30, "rcan": 40}[method] + 2 * seed
-figures = {"rank1": rank, "rank5": rank + 10, "rank10": rank + 20, "factor2": {"rank1": 1.0}}
-figures["options"] = {"sr.method": method, "mlr.factors": " ".join(map(str, params["mlr"]["factors"]))}
+metrics = {"rank1": rank, "rank5": rank + 10, "rank10": rank + 20, "factor2": {"rank1": 1.0}}
+metrics["options"] = {"sr.method": method, "mlr.factors": " ".join(map(str, params["mlr"]["factors"]))}
 folder = pathlib.Path("data/synthetic/eval")
 folder.mkdir(parents=True, exist_ok=True)
-(folder / "metrics.json").write_text(json.dumps({"synthetic": figures}))
+(folder / "metrics.json").write_text(json.dumps({"synthetic": metrics}))
 """
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A DVC project whose only stage makes figures up; its queue is stopped in the end."""
+    """A DVC project whose only stage makes metrics up; its queue is stopped in the end."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")  # the queue's worker runs `dvc`
     shutil.copyfile(ROOT / "params.yaml", "params.yaml")

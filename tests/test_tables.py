@@ -1,4 +1,4 @@
-"""Pictures, image tables and files: lossless, reproducible to the byte, whole or not there at all."""
+"""Images, image tables and files: lossless, reproducible to the byte, whole or not there at all."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from dgrl.images import decode, encode_png, pixel_sha256
 from dgrl.tables import IMAGES, KEYS, SR_IMAGES, ImageRow, read_keys, read_rows, shards, write_table
 
 Pixels = npt.NDArray[np.uint8]
-PICTURES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=6).map(lambda shape: (*shape, 3)))
+PIXELS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=6).map(lambda shape: (*shape, 3)))
 
 
 def photo(height: int = 40, width: int = 24) -> Pixels:
@@ -63,18 +63,18 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-# Pictures
+# Images
 
 
 @settings(deadline=None)
-@given(PICTURES)
+@given(PIXELS)
 def test_png_is_lossless(pixels: Pixels) -> None:
     data = encode_png(pixels)
     assert data.startswith(b"\x89PNG")
-    np.testing.assert_array_equal(decode(data, "picture"), pixels)
+    np.testing.assert_array_equal(decode(data, "image"), pixels)
 
 
-def test_decoded_pictures_are_rgb() -> None:
+def test_decoded_images_are_rgb() -> None:
     red = np.zeros((2, 3, 3), np.uint8)
     red[:, :, 0] = 255
     # The bytes of a red 24-bit bitmap, 3 x 2, written by hand: BMP stores blue first, rows padded to 4 bytes.
@@ -85,7 +85,7 @@ def test_decoded_pictures_are_rgb() -> None:
     np.testing.assert_array_equal(decode(bitmap, "red.bmp"), red)
 
 
-def test_grey_transparent_and_deep_pictures_become_rgb_bytes() -> None:
+def test_grey_transparent_and_deep_images_become_rgb_bytes() -> None:
     pixels = photo()
     alpha = np.full((*pixels.shape[:2], 1), 7, np.uint8)
     grey = cv2.imencode(".png", pixels[:, :, 0])[1].tobytes()
@@ -96,9 +96,9 @@ def test_grey_transparent_and_deep_pictures_become_rgb_bytes() -> None:
     np.testing.assert_array_equal(decode(deep, "deep"), pixels)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"not a picture at all", b"\x89PNG\r\n\x1a\n"])
-def test_bytes_that_are_no_picture_are_named(data: bytes) -> None:
-    with pytest.raises(InputError, match=r"^cam_a/000\.bmp is not a readable picture; .*source$"):
+@pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"not an image at all", b"\x89PNG\r\n\x1a\n"])
+def test_bytes_that_are_no_image_are_named(data: bytes) -> None:
+    with pytest.raises(InputError, match=r"^cam_a/000\.bmp is not a readable image; .*source$"):
         decode(data, "cam_a/000.bmp")
 
 
@@ -107,16 +107,16 @@ def test_bytes_that_are_no_picture_are_named(data: bytes) -> None:
     ("extension", "options"),
     [(".png", ()), (".jpg", ()), (".jpg", (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), (".bmp", ())],
 )
-def test_a_truncated_picture_is_no_picture(extension: str, options: tuple[int, ...], kept: float) -> None:
+def test_a_truncated_image_is_no_image(extension: str, options: tuple[int, ...], kept: float) -> None:
     data = encoded(photo(), extension, *options)
-    with pytest.raises(InputError, match="half is not a readable picture"):
+    with pytest.raises(InputError, match="half is not a readable image"):
         decode(data[: int(len(data) * kept)], "half")
 
 
 def test_a_flipped_byte_in_a_png_is_noticed() -> None:
     data = bytearray(encode_png(photo()))
     data[len(data) // 2] ^= 0xFF
-    with pytest.raises(InputError, match="not a readable picture"):
+    with pytest.raises(InputError, match="not a readable image"):
         decode(bytes(data), "damaged")
 
 
@@ -160,7 +160,7 @@ def test_one_shard_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(read_rows(shards(tmp_path / "t")[1])) == rows(10)[4:8]
 
 
-def test_the_keys_are_every_column_but_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keys_are_every_column_but_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
     write_table(tmp_path / "t", rows(10), SR_IMAGES)
     keys = read_keys(tmp_path / "t")
@@ -233,7 +233,7 @@ def test_rows_are_consumed_a_shard_at_a_time(tmp_path: Path, monkeypatch: pytest
     assert on_disk == [2, 4, 5]
 
 
-def test_the_schema_tells_hugging_face_that_the_column_is_a_picture(tmp_path: Path) -> None:
+def test_the_schema_tells_hugging_face_that_the_column_is_an_image(tmp_path: Path) -> None:
     write_table(tmp_path / "t", rows(2))
     metadata = pq.read_schema(shards(tmp_path / "t")[0]).metadata
     assert json.loads(metadata[b"huggingface"])["info"]["features"]["image"]["_type"] == "Image"
@@ -246,12 +246,12 @@ def test_plain_pyarrow_and_pandas_read_a_table(tmp_path: Path, monkeypatch: pyte
     frame = pd.read_parquet(tmp_path / "t")
     assert arrow.column("image_id").to_pylist() == list(frame.image_id) == [row.image_id for row in rows(5)]
     assert set(frame.columns) == {field.name for field in fields(ImageRow)} - {"data", "path"} | {"image"}
-    for picture, row in zip(frame.image, rows(5), strict=True):
-        assert picture["path"] == row.path
-        np.testing.assert_array_equal(decode(picture["bytes"], "p"), row.pixels())
+    for image, row in zip(frame.image, rows(5), strict=True):
+        assert image["path"] == row.path
+        np.testing.assert_array_equal(decode(image["bytes"], "p"), row.pixels())
 
 
-def test_a_row_describes_its_picture() -> None:
+def test_a_row_describes_its_image() -> None:
     pixels = photo(9, 5)
     names = {"image_id": "a", "person_id": "1", "camera_id": "c", "subset": "all"}
     own = ImageRow.from_pixels(pixels, "a.png", **names, factor=1)
@@ -263,9 +263,9 @@ def test_a_row_describes_its_picture() -> None:
     np.testing.assert_array_equal(given_bytes.pixels(), pixels)
 
 
-def test_a_damaged_picture_in_a_table_is_named() -> None:
+def test_a_damaged_image_in_a_table_is_named() -> None:
     row = ImageRow("0001_c1", "0001", "c1", "all", 1, 5, 9, "", b"garbage", "VIPeR/1.bmp")
-    with pytest.raises(InputError, match=r"VIPeR/1\.bmp \(0001_c1\) is not a readable picture"):
+    with pytest.raises(InputError, match=r"VIPeR/1\.bmp \(0001_c1\) is not a readable image"):
         row.pixels()
 
 

@@ -40,25 +40,25 @@ def banks(persons: int = 6, images: int = 4) -> tuple[ImageBank, ImageBank]:
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 255, (persons, 1, 3, 1, 1))
     noise = rng.integers(-30, 30, (2, persons, images, 3, 32, 32))
-    pictures = np.clip(colours + noise, 0, 255).astype(np.uint8).reshape(2, -1, 3, 32, 32)
+    images = np.clip(colours + noise, 0, 255).astype(np.uint8).reshape(2, -1, 3, 32, 32)
     keys = pd.DataFrame(
         {
             "image_id": [f"{p}_{i}" for p in range(persons) for i in range(images)],
             "person_id": [str(p) for p in range(persons) for _ in range(images)],
         }
     )
-    return ImageBank(torch.from_numpy(pictures[0]), keys), ImageBank(torch.from_numpy(pictures[1]), keys)
+    return ImageBank(torch.from_numpy(images[0]), keys), ImageBank(torch.from_numpy(images[1]), keys)
 
 
 class Curve:
     """Collects the log; raises once, when a step has been logged, as a kill would stop the loop."""
 
     def __init__(self, stop_after: int | None = None) -> None:
-        self.figures: dict[int, dict[str, float]] = {}
+        self.metrics: dict[int, dict[str, float]] = {}
         self.stop_after = stop_after
 
-    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
-        self.figures[step] = dict(figures)
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.metrics[step] = dict(metrics)
         if self.stop_after is not None and step >= self.stop_after:
             raise KeyboardInterrupt
 
@@ -71,8 +71,8 @@ def run(checkpoint: Path, curve: Curve, params: TrainParams, model: ModelParams 
 def test_the_loss_falls(tmp_path: Path) -> None:
     curve = Curve()
     run(tmp_path / "checkpoint", curve, train_params(epochs=12, learning_rate=0.005))
-    steps = sorted(curve.figures)
-    assert curve.figures[steps[-1]]["loss/id"] < 0.8 * curve.figures[steps[0]]["loss/id"]
+    steps = sorted(curve.metrics)
+    assert curve.metrics[steps[-1]]["loss/id"] < 0.8 * curve.metrics[steps[0]]["loss/id"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -91,7 +91,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, precision: st
     for name, tensor in expected.items():
         assert torch.equal(tensor, resumed[name]), name
     losses = [
-        {step: {n: v for n, v in f.items() if n != "images_per_second"} for step, f in c.figures.items()}
+        {step: {n: v for n, v in f.items() if n != "images_per_second"} for step, f in c.metrics.items()}
         for c in (whole, second)
     ]
     assert losses[0] == losses[1]  # the curves are whole too
@@ -100,7 +100,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, precision: st
 def test_the_result_is_the_moving_average_of_the_weights(tmp_path: Path) -> None:
     checkpoint, weights = tmp_path / "checkpoint", []
 
-    def keep(step: int, figures: Mapping[str, float]) -> None:
+    def keep(step: int, metrics: Mapping[str, float]) -> None:
         if state := load_checkpoint(checkpoint):  # of the step before
             weights.append({name: tensor.double() for name, tensor in state["model"].items()})
 
@@ -163,11 +163,11 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
 def test_every_term_the_rate_and_the_speed_are_logged(tmp_path: Path) -> None:
     curve = Curve()
     run(tmp_path / "checkpoint", curve, train_params())
-    assert sorted(curve.figures) == [2, 3, 4, 6]
+    assert sorted(curve.metrics) == [2, 3, 4, 6]
     terms = ["id", "id_side2", "id_side3", "wrt", "wrt_side2", "wrt_side3", "l1", "kl"]
-    figures = curve.figures[6]
-    assert set(figures) == {f"loss/{t}" for t in [*terms, "total"]} | {"learning_rate", "images_per_second"}
-    assert figures["loss/total"] == pytest.approx(sum(figures[f"loss/{t}"] for t in terms), rel=1e-5)
+    metrics = curve.metrics[6]
+    assert set(metrics) == {f"loss/{t}" for t in [*terms, "total"]} | {"learning_rate", "images_per_second"}
+    assert metrics["loss/total"] == pytest.approx(sum(metrics[f"loss/{t}"] for t in terms), rel=1e-5)
 
 
 def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_too_few_persons(tmp_path: Path) -> None:
         run(tmp_path / "checkpoint", Curve(), train_params(persons_per_batch=7))
 
 
-def test_pictures_without_twins(tmp_path: Path) -> None:
+def test_images_without_twins(tmp_path: Path) -> None:
     hr, sr = banks()
     sr = ImageBank(sr.images[1:], sr.keys[1:])
     with pytest.raises(InputError, match="without a twin, first 0_0"):

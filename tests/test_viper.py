@@ -44,7 +44,7 @@ def real() -> list[ImageRow]:
     return list(viper.images(REAL))
 
 
-def test_the_real_archive_has_two_pictures_of_632_persons(real: list[ImageRow]) -> None:
+def test_the_real_archive_has_two_images_of_632_persons(real: list[ImageRow]) -> None:
     assert len(real) == len({row.image_id for row in real}) == 1264
     assert Counter(row.camera_id for row in real) == {"cam_a": 632, "cam_b": 632}
     assert set(Counter(row.person_id for row in real).values()) == {2}
@@ -52,7 +52,7 @@ def test_the_real_archive_has_two_pictures_of_632_persons(real: list[ImageRow]) 
     assert [row.image_id for row in real] == sorted(row.image_id for row in real)
 
 
-def test_the_real_pictures_are_untouched(real: list[ImageRow]) -> None:
+def test_the_real_images_are_untouched(real: list[ImageRow]) -> None:
     with zipfile.ZipFile(REAL) as archive:
         for row in real:
             assert row.data == archive.read(row.path)
@@ -97,7 +97,7 @@ def test_a_whole_archive_is_read_whatever_folder_it_begins_with(
 
 
 @pytest.mark.usefixtures("three_persons")
-def test_the_hidden_files_of_other_systems_are_no_pictures(tmp_path: Path) -> None:
+def test_the_hidden_files_of_other_systems_are_no_images(tmp_path: Path) -> None:
     extra = {"__MACOSX/VIPeR/cam_a/._000_45.bmp": b"\x00\x05", "VIPeR/cam_a/Thumbs.db": b"x"}
     assert len(list(viper.images(pack(tmp_path / "v.zip", small() | extra)))) == 6
 
@@ -116,24 +116,22 @@ def test_the_archive_of_another_dataset(tmp_path: Path, form: Callable[[Path, Me
 @pytest.mark.parametrize("camera", viper.CAMERAS)
 def test_a_missing_camera_folder(tmp_path: Path, camera: str) -> None:
     members = {name: data for name, data in small().items() if camera not in name}
-    assert f"has no picture in {camera}/; get" in error_of(pack(tmp_path / "v.zip", members))
+    assert f"has no image in {camera}/; get" in error_of(pack(tmp_path / "v.zip", members))
 
 
 @pytest.mark.usefixtures("three_persons")
-def test_a_missing_picture_names_the_person(tmp_path: Path) -> None:
+def test_a_missing_image_names_the_person(tmp_path: Path) -> None:
     members = small()
     del members["VIPeR/cam_a/005_45.bmp"]
     message = error_of(pack(tmp_path / "v.zip", members))
-    assert "5 pictures of 3 persons instead of 6 of 3; first missing: person 005 in cam_a/" in message
+    assert "5 images of 3 persons instead of 6 of 3; first missing: person 005 in cam_a/" in message
 
 
 @pytest.mark.usefixtures("three_persons")
 @pytest.mark.parametrize("form", [pack, unpack])
-def test_two_pictures_of_a_person_by_one_camera(
-    tmp_path: Path, form: Callable[[Path, Members], Path]
-) -> None:
+def test_two_images_of_a_person_by_one_camera(tmp_path: Path, form: Callable[[Path, Members], Path]) -> None:
     message = error_of(form(tmp_path / "v", small() | {"VIPeR/cam_a/001_90.bmp": bitmap(9)}))
-    assert "picture 001_cam_a twice (VIPeR/cam_a/001_45.bmp, VIPeR/cam_a/001_90.bmp); keep one" in message
+    assert "image 001_cam_a twice (VIPeR/cam_a/001_45.bmp, VIPeR/cam_a/001_90.bmp); keep one" in message
 
 
 @pytest.mark.usefixtures("three_persons")
@@ -142,11 +140,11 @@ def test_two_pictures_of_a_person_by_one_camera(
     ("data", "said"),
     [
         (b"", "is empty (0 bytes)"),
-        (b"no picture", "is not a readable picture"),
-        (bitmap(3)[:100], "is not a readable picture"),
+        (b"no image", "is not a readable image"),
+        (bitmap(3)[:100], "is not a readable image"),
     ],
 )
-def test_a_picture_that_is_none(
+def test_an_image_that_is_none(
     tmp_path: Path, form: Callable[[Path, Members], Path], data: bytes, said: str
 ) -> None:
     message = error_of(form(tmp_path / "v", small() | {"VIPeR/cam_b/001_135.bmp": data}))
@@ -157,4 +155,4 @@ def test_a_picture_that_is_none(
 @pytest.mark.parametrize("persons", [(0, 1), (0, 1, 2, 3)])
 def test_too_few_or_too_many_persons(tmp_path: Path, persons: tuple[int, ...]) -> None:
     message = error_of(pack(tmp_path / "v.zip", small(persons)))
-    assert f"{2 * len(persons)} pictures of {len(persons)} persons instead of 6 of 3" in message
+    assert f"{2 * len(persons)} images of {len(persons)} persons instead of 6 of 3" in message

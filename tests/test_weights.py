@@ -54,13 +54,13 @@ def modules(names: list[str]) -> set[str]:
     return {re.sub(r"^((stems|heads)\.\w+\.\w+|layer\d\.\d+|\w+).*", r"\1", name) for name in names}
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
 
 
 def embed(model: DGRL) -> Tensor:
     with torch.no_grad():
-        return model.eval().embed(pictures(), "sr")
+        return model.eval().embed(images(), "sr")
 
 
 # ---- ResNets of other projects ----
@@ -227,7 +227,7 @@ def test_a_component_that_only_one_of_the_two_has_is_all_that_is_left(component:
 
 
 def test_a_file_of_dgrl_is_known_by_its_names(earlier: DGRL, tmp_path: Path) -> None:
-    """So the checkpoint of a training that was stopped is a start, too."""
+    """So the checkpoint of a run that was stopped is a start, too."""
     torch.save({"step": 3, "model": earlier.state_dict()}, tmp_path / "checkpoint.pt")
     _, found = start(tmp_path / "checkpoint.pt")
     assert not found.random

@@ -19,8 +19,8 @@ from dgrl.tables import ImageRow
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OSError)
 
 
-class Picture(NamedTuple):
-    """What the name of a picture says, before the picture is read."""
+class Member(NamedTuple):
+    """What the name of an image says, before the image is read."""
 
     image_id: str
     person_id: str
@@ -60,17 +60,17 @@ class Archive:
                 f"{self.path}: {name} cannot be read ({error}); get the archive again from its source"
             ) from None
 
-    def pictures(self, parse: Callable[[str], Picture | None], example: str) -> list[Picture]:
-        """The pictures of the dataset that this should be the archive of, sorted by image_id.
+    def members(self, parse: Callable[[str], Member | None], example: str) -> list[Member]:
+        """The images of the dataset that this should be the archive of, sorted by image_id.
 
         Args:
-            parse: from the name of a file to the picture, None if it is none of the dataset's.
-            example: the name of a picture of the dataset, for the message.
+            parse: from the name of a file to the image, None if it is none of the dataset's.
+            example: the name of an image of the dataset, for the message.
 
         Raises:
-            InputError: if there is no picture, or two have the same image_id.
+            InputError: if there is no image, or two have the same image_id.
         """
-        found = self.ordered(picture for picture in map(parse, self.names) if picture)
+        found = self.ordered(member for member in map(parse, self.names) if member)
         if not found:
             held = f"its first is {self.names[0]}" if self.names else "it is empty"
             raise InputError(
@@ -78,39 +78,39 @@ class Archive:
             )
         return found
 
-    def ordered(self, pictures: Iterable[Picture]) -> list[Picture]:
+    def ordered(self, members: Iterable[Member]) -> list[Member]:
         """Sorted by image_id, so that the order of the archive is of no consequence.
 
         Raises:
             InputError: if two files have the same image_id.
         """
-        ordered = sorted(pictures)
+        ordered = sorted(members)
         for one, other in pairwise(ordered):
             if one.image_id == other.image_id:
                 raise InputError(
-                    f"{self.path} has picture {one.image_id} twice ({one.name}, {other.name}); keep one"
+                    f"{self.path} has image {one.image_id} twice ({one.name}, {other.name}); keep one"
                 )
         return ordered
 
-    def row(self, picture: Picture) -> ImageRow:
-        """The untouched picture with the file's own bytes, decoded once to be sure of it.
+    def row(self, member: Member) -> ImageRow:
+        """The untouched image with the file's own bytes, decoded once to be sure of it.
 
         Raises:
-            InputError: if the file is damaged, empty or no picture.
+            InputError: if the file is damaged, empty or no image.
         """
-        data = self.read(picture.name)
+        data = self.read(member.name)
         if not data:
             raise InputError(
-                f"{self.path}: {picture.name} is empty (0 bytes); restore the file from its source"
+                f"{self.path}: {member.name} is empty (0 bytes); restore the file from its source"
             )
         return ImageRow.from_pixels(
-            decode(data, f"{self.path}: {picture.name}"),
-            picture.name,
+            decode(data, f"{self.path}: {member.name}"),
+            member.name,
             data=data,
-            image_id=picture.image_id,
-            person_id=picture.person_id,
-            camera_id=picture.camera_id,
-            subset=picture.subset,
+            image_id=member.image_id,
+            person_id=member.person_id,
+            camera_id=member.camera_id,
+            subset=member.subset,
             factor=1,
         )
 

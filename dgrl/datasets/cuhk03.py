@@ -2,13 +2,13 @@
 
 Official form: one MATLAB v7.3 file (HDF5), ``cuhk03_release/cuhk-03.mat``, with the variables ``labeled``
 (boxes drawn by hand) and ``detected`` (by a detector): 5 x 1 cells, one of each pair, of M x 10 cells of
-pictures, the first five columns of one camera, the last five of the other, some empty; and ``testsets``:
+images, the first five columns of one camera, the last five of the other, some empty; and ``testsets``:
 20 x 1 cells of 100 x 2 numbers, the pair and the row (both from 1) of the test persons of a trial.
 
 Source: W. Li et al., DeepReID: Deep Filter Pairing Neural Network for Person Re-identification, CVPR 2014.
 That paper counts 1,360 persons, those of the first three pairs; the file has all five. The persons of each
-pair, and the 14,096 labelled and 14,097 detected pictures, are those of the new protocol: Z. Zhong et al.,
-Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, whose files name every picture
+pair, and the 14,096 labelled and 14,097 detected images, are those of the new protocol: Z. Zhong et al.,
+Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, whose files name every image
 (https://github.com/zhunzhong07/person-re-ranking, evaluation/data/CUHK03). Of the labelled boxes, person
 3_068 has those of camera 3_b only.
 """
@@ -35,11 +35,11 @@ Subset = Literal["train", "query", "gallery"]
 FILE = "cuhk-03.mat"
 VARIABLES = {"labelled": "labeled", "detected": "detected"}
 PERSONS = (843, 440, 77, 58, 49)  # by pair of cameras
-PICTURES = {"labelled": 14_096, "detected": 14_097}
+IMAGES = {"labelled": 14_096, "detected": 14_097}
 SPLITS = 20
 TEST_PERSONS = 100
-COLUMNS = 10  # pictures a person can have, half of them of each camera
-NEW_PROTOCOL: dict[Boxes, dict[Subset, int]] = {  # pictures of 767 + 700 persons
+COLUMNS = 10  # images a person can have, half of them of each camera
+NEW_PROTOCOL: dict[Boxes, dict[Subset, int]] = {  # images of 767 + 700 persons
     "labelled": {"train": 7_368, "query": 1_400, "gallery": 5_328},
     "detected": {"train": 7_365, "query": 1_400, "gallery": 5_332},
 }
@@ -52,11 +52,11 @@ class Cuhk03Params(Section):
     archive: str | None = None  # zip file, folder or cuhk-03.mat itself; null: data/drop/
     new_protocol: str | None = None  # cuhk03_new_protocol_config_*.mat; null: the 20 official trials
     merge_cameras: bool = False  # (d) two cameras a and b instead of ten, as torchreid has it
-    boxes: Boxes = "labelled"  # MLR-CUHK03 has 14,096 pictures (paper IV-A): the labelled ones
+    boxes: Boxes = "labelled"  # MLR-CUHK03 has 14,096 images (paper IV-A): the labelled ones
 
 
 class _Cell(NamedTuple):
-    """Where a picture is in the file, counted from 1 as in MATLAB."""
+    """Where an image is in the file, counted from 1 as in MATLAB."""
 
     pair: int
     row: int
@@ -110,7 +110,7 @@ class _Mat:
 
 
 def images(archive: Path, boxes: Boxes = "labelled", *, merge_cameras: bool = False) -> Iterator[ImageRow]:
-    """One row per picture, sorted by image_id, as PNG: the file has bare pixels.
+    """One row per image, sorted by image_id, as PNG: the file has bare pixels.
 
     ``1_001_a_03`` is column 3 of person ``1_001`` (pair, row) by camera ``1_a``, ``1_001_b_06`` column 6 by
     camera ``1_b``. Every subset is ``all``; see ``official_splits`` and ``new_protocol_split``.
@@ -125,7 +125,7 @@ def images(archive: Path, boxes: Boxes = "labelled", *, merge_cameras: bool = Fa
         InputError: if the archive is not CUHK03, whole and undamaged.
     """
     with _open(archive) as mat:
-        for cell, reference in _pictures(mat, boxes).items():
+        for cell, reference in _images(mat, boxes).items():
             yield ImageRow.from_pixels(
                 _pixels(mat, reference, _matlab_name(boxes, cell)),
                 f"{cell.image_id}.png",
@@ -151,7 +151,7 @@ def official_splits(archive: Path) -> list[list[str]]:
 
 
 def new_protocol_split(config: Path, boxes: Boxes = "labelled") -> dict[str, Subset]:
-    """The subset of each picture in the new protocol (767 training and 700 test persons), by image_id.
+    """The subset of each image in the new protocol (767 training and 700 test persons), by image_id.
 
     Args:
         config: the protocol's own cuhk03_new_protocol_config_labeled.mat or ..._detected.mat.
@@ -168,7 +168,7 @@ def new_protocol_split(config: Path, boxes: Boxes = "labelled") -> dict[str, Sub
     counts = {subset: sum(found == subset for _, found in split) for subset in _SUBSETS}
     if counts != NEW_PROTOCOL[boxes] or len(dict(split)) != len(split):
         raise InputError(
-            f"{config} is not {name}: its pictures are {counts} instead of {NEW_PROTOCOL[boxes]}, each once; "
+            f"{config} is not {name}: its images are {counts} instead of {NEW_PROTOCOL[boxes]}, each once; "
             "give the protocol's own file"
         )
     return dict(split)
@@ -200,8 +200,8 @@ def _locate(archive: Path) -> Path | BytesIO:
         return archive / names[0] if archive.is_dir() else BytesIO(opened.read(names[0]))
 
 
-def _pictures(mat: _Mat, boxes: Boxes) -> dict[_Cell, Any]:
-    """The references of all pictures, in the order of their image_ids."""
+def _images(mat: _Mat, boxes: Boxes) -> dict[_Cell, Any]:
+    """The references of all images, in the order of their image_ids."""
     variable = VARIABLES[boxes]
     pairs = mat.cells(variable)  # [M, 10] references each
     shapes = [pair.shape for pair in pairs]
@@ -214,22 +214,22 @@ def _pictures(mat: _Mat, boxes: Boxes) -> dict[_Cell, Any]:
         for pair, references in enumerate(pairs, 1)
         for (row, column), reference in np.ndenumerate(references)
     }
-    # A picture has three dimensions; MATLAB stores an empty cell as the list of its dimensions: one
-    pictures = {
+    # An image has three dimensions; MATLAB stores an empty cell as the list of its dimensions: one
+    members = {
         cell: reference
         for cell, reference in cells.items()
         if mat.dataset(reference, _matlab_name(boxes, cell)).ndim > 1
     }
-    _check_complete(mat, boxes, pictures)
-    return pictures
+    _check_complete(mat, boxes, members)
+    return members
 
 
-def _check_complete(mat: _Mat, boxes: Boxes, pictures: dict[_Cell, Any]) -> None:
+def _check_complete(mat: _Mat, boxes: Boxes, members: dict[_Cell, Any]) -> None:
     cameras = {f"{pair}_{letter}" for pair in range(1, len(PERSONS) + 1) for letter in "ab"}
-    for camera in sorted(cameras - {cell.camera for cell in pictures}):
-        raise mat.error(VARIABLES[boxes], f"has no picture of camera {camera}")
-    if len(pictures) != PICTURES[boxes]:
-        raise mat.error(VARIABLES[boxes], f"has {len(pictures)} pictures instead of {PICTURES[boxes]}")
+    for camera in sorted(cameras - {cell.camera for cell in members}):
+        raise mat.error(VARIABLES[boxes], f"has no image of camera {camera}")
+    if len(members) != IMAGES[boxes]:
+        raise mat.error(VARIABLES[boxes], f"has {len(members)} images instead of {IMAGES[boxes]}")
 
 
 def _matlab_name(boxes: Boxes, cell: _Cell) -> str:
@@ -239,7 +239,7 @@ def _matlab_name(boxes: Boxes, cell: _Cell) -> str:
 def _pixels(mat: _Mat, reference: Any, name: str) -> Image:
     pixels = mat.read(reference, name)  # [H, W, 3]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise mat.error(name, f"is no RGB picture but {pixels.dtype} of shape {pixels.shape}")
+        raise mat.error(name, f"is no RGB image but {pixels.dtype} of shape {pixels.shape}")
     return np.ascontiguousarray(pixels)
 
 

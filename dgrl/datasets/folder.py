@@ -1,4 +1,4 @@
-"""Anyone's own pictures: a folder, and a table or a pattern that says who is seen by which camera."""
+"""Anyone's own images: a folder, and a table or a pattern that says who is seen by which camera."""
 
 import csv
 import re
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import field_validator, model_validator
 
 from dgrl.config import Section
-from dgrl.datasets.archive import Archive, Picture, open_archive
+from dgrl.datasets.archive import Archive, Member, open_archive
 from dgrl.errors import InputError
 from dgrl.tables import ImageRow
 
@@ -19,7 +19,7 @@ ROLES = ("hr", "lr")
 
 
 class FolderParams(Section):
-    """Where the pictures are, and what says whom they show; see ``images``."""
+    """Where the images are, and what says whom they show; see ``images``."""
 
     root: str | None = None  # folder, or zip file
     table: str | None = None  # CSV or Parquet: path (below root), person_id, camera_id, and role if wanted
@@ -46,7 +46,7 @@ class FolderParams(Section):
 
 
 def images(params: FolderParams) -> Iterator[ImageRow]:
-    """One row per picture, sorted by image_id, with the file's own bytes.
+    """One row per image, sorted by image_id, with the file's own bytes.
 
     An image_id is the path below root without its suffix. A camera is called as it is given; with a role
     (``hr`` or ``lr``) it becomes ``hr:<camera>`` or ``lr:<camera>``, so that LR cameras can be told from HR
@@ -60,34 +60,34 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
         InputError: naming the row or file that is wrong.
     """
     if params.root is None:
-        raise InputError("no folder of pictures is given; set root and one of table and pattern")
+        raise InputError("no folder of images is given; set root and one of table and pattern")
     with open_archive(Path(params.root)) as opened:
         if params.table is not None:
             listed = _from_table(opened, Path(params.table))
         else:
             listed = _from_pattern(opened, params.pattern or "")
-        pictures = opened.ordered(listed)
-        _check_links(opened, pictures)
-        yield from map(opened.row, pictures)
+        members = opened.ordered(listed)
+        _check_links(opened, members)
+        yield from map(opened.row, members)
 
 
-def _from_table(opened: Archive, table: Path) -> Iterator[Picture]:
+def _from_table(opened: Archive, table: Path) -> Iterator[Member]:
     files = set(opened.names)
     first: dict[str, int] = {}  # row of each path
     rows = _read_table(table)
     if not rows:
-        raise InputError(f"{table} has no rows; list the pictures below {opened.path} in it")
+        raise InputError(f"{table} has no rows; list the images below {opened.path} in it")
     for number, values in enumerate(rows, 1):
         where = f"{table}: row {number} below the header"
-        picture = _picture(opened, values, where)
-        if picture.name not in files:
-            raise InputError(f"{where}: {picture.name!r} is no file below {opened.path}; correct the path")
-        if first.setdefault(picture.name, number) != number:
-            raise InputError(f"{where}: {picture.name!r} is in row {first[picture.name]} already; keep one")
-        yield picture
+        member = _member(opened, values, where)
+        if member.name not in files:
+            raise InputError(f"{where}: {member.name!r} is no file below {opened.path}; correct the path")
+        if first.setdefault(member.name, number) != number:
+            raise InputError(f"{where}: {member.name!r} is in row {first[member.name]} already; keep one")
+        yield member
 
 
-def _from_pattern(opened: Archive, pattern: str) -> Iterator[Picture]:
+def _from_pattern(opened: Archive, pattern: str) -> Iterator[Member]:
     matches = [match for match in map(re.compile(pattern).fullmatch, opened.names) if match]
     if not matches:
         held = f"such as {opened.names[0]!r}" if opened.names else "and it is empty"
@@ -97,33 +97,33 @@ def _from_pattern(opened: Archive, pattern: str) -> Iterator[Picture]:
         )
     for match in matches:
         values = {group: value or "" for group, value in match.groupdict().items()}
-        yield _picture(opened, values | {"path": match.string}, f"{opened.path}: {match.string!r}")
+        yield _member(opened, values | {"path": match.string}, f"{opened.path}: {match.string!r}")
 
 
-def _picture(opened: Archive, values: dict[str, str], where: str) -> Picture:
+def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
     for column in REQUIRED:
         if not values[column]:
-            raise InputError(f"{where} has no {column}; every picture needs {', '.join(REQUIRED)}")
+            raise InputError(f"{where} has no {column}; every image needs {', '.join(REQUIRED)}")
     role = values.get("role")
     if role is not None and role not in ROLES:
         raise InputError(f"{where}: role {role!r} is neither hr nor lr; correct it")
     path = PurePosixPath(values["path"])
     if path.is_absolute() or ".." in path.parts:
         raise InputError(
-            f"{where}: {str(path)!r} leads out of {opened.path}; put the picture into that folder and give "
+            f"{where}: {str(path)!r} leads out of {opened.path}; put the image into that folder and give "
             "its path below it"
         )
     camera = values["camera_id"] if role is None else f"{role}:{values['camera_id']}"
-    return Picture(str(path.with_suffix("")), values["person_id"], camera, "all", str(path))
+    return Member(str(path.with_suffix("")), values["person_id"], camera, "all", str(path))
 
 
-def _check_links(opened: Archive, pictures: list[Picture]) -> None:
-    """A symbolic link may stand for another picture of the folder, and for no other file."""
+def _check_links(opened: Archive, members: list[Member]) -> None:
+    """A symbolic link may stand for another image of the folder, and for no other file."""
     root = opened.path.resolve()
-    for picture in pictures:
-        if not (root / picture.name).resolve().is_relative_to(root):
+    for member in members:
+        if not (root / member.name).resolve().is_relative_to(root):
             raise InputError(
-                f"{opened.path}: {picture.name!r} is a link that leads out of the folder; put the picture "
+                f"{opened.path}: {member.name!r} is a link that leads out of the folder; put the image "
                 "itself there"
             )
 

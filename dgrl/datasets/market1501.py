@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from dgrl.config import Section
-from dgrl.datasets.archive import Picture, open_archive
+from dgrl.datasets.archive import Member, open_archive
 from dgrl.errors import InputError
 from dgrl.tables import DISTRACTOR, JUNK, ImageRow
 
@@ -28,7 +28,7 @@ Parts = Literal["all", "train"]
 
 CAMERAS = ("c1", "c2", "c3", "c4", "c5", "c6")
 FOLDERS = {"train": "bounding_box_train", "test": "bounding_box_test", "query": "query"}
-COUNTS = {  # (folder, subset): pictures, persons
+COUNTS = {  # (folder, subset): images, persons
     ("train", "train"): (12_936, 751),
     ("test", "test"): (13_115, 750),
     ("test", DISTRACTOR): (2_798, 1),
@@ -50,9 +50,9 @@ class Market1501Params(Section):
 
 
 def images(archive: Path, parts: Parts = "all") -> Iterator[ImageRow]:
-    """One row per picture, sorted by image_id, with the archive's own bytes.
+    """One row per image, sorted by image_id, with the archive's own bytes.
 
-    A query and a gallery picture may differ in nothing but their folder, so an image_id is the folder
+    A query and a gallery image may differ in nothing but their folder, so an image_id is the folder
     (train, test or query) and the file's stem: ``train_0002_c1s1_000451_03``. The subset is ``train``;
     ``test``, queries included; ``distractor``; or ``junk``.
 
@@ -65,27 +65,27 @@ def images(archive: Path, parts: Parts = "all") -> Iterator[ImageRow]:
     """
     folders = ["train"] if parts == "train" else list(FOLDERS)
     with open_archive(archive) as opened:
-        pictures = [p for p in opened.pictures(_picture, _EXAMPLE) if _folder(p) in folders]
-        _check_folders(archive, folders, pictures)
-        _check_counts(archive, folders, pictures)
-        yield from map(opened.row, pictures)
+        members = [p for p in opened.members(_member, _EXAMPLE) if _folder(p) in folders]
+        _check_folders(archive, folders, members)
+        _check_counts(archive, folders, members)
+        yield from map(opened.row, members)
 
 
-def _picture(name: str) -> Picture | None:
+def _member(name: str) -> Member | None:
     match = _NAME.search(name)
     if match is None:
         return None
     folder, person = match["folder"].removeprefix("bounding_box_"), match["person"]
     subset = "train" if folder == "train" else {"0000": DISTRACTOR, "-1": JUNK}.get(person, "test")
-    return Picture(f"{folder}_{match['stem']}", person, match["camera"], subset, name)
+    return Member(f"{folder}_{match['stem']}", person, match["camera"], subset, name)
 
 
-def _folder(picture: Picture) -> str:
-    return picture.image_id.split("_", 1)[0]
+def _folder(member: Member) -> str:
+    return member.image_id.split("_", 1)[0]
 
 
-def _check_folders(archive: Path, folders: list[str], pictures: list[Picture]) -> None:
-    cameras = {folder: {p.camera_id for p in pictures if _folder(p) == folder} for folder in folders}
+def _check_folders(archive: Path, folders: list[str], members: list[Member]) -> None:
+    cameras = {folder: {p.camera_id for p in members if _folder(p) == folder} for folder in folders}
     missing = [FOLDERS[folder] for folder in folders if not cameras[folder]]
     if missing:
         or_half = (
@@ -94,23 +94,23 @@ def _check_folders(archive: Path, folders: list[str], pictures: list[Picture]) -
             else (", or run on the training half alone with parts: train and mlr.evaluate_on: val")
         )
         raise InputError(
-            f"{archive} has no picture in {' and '.join(missing)}; get the whole of Market-1501{or_half}"
+            f"{archive} has no image in {' and '.join(missing)}; get the whole of Market-1501{or_half}"
         )
     for folder in folders:
         for camera in sorted(set(CAMERAS) - cameras[folder]):
             raise InputError(
-                f"{archive} has no picture of camera {camera} in {FOLDERS[folder]}; get the archive again"
+                f"{archive} has no image of camera {camera} in {FOLDERS[folder]}; get the archive again"
             )
 
 
-def _check_counts(archive: Path, folders: list[str], pictures: list[Picture]) -> None:
+def _check_counts(archive: Path, folders: list[str], members: list[Member]) -> None:
     persons: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for picture in pictures:
-        persons[_folder(picture), picture.subset].append(picture.person_id)
+    for member in members:
+        persons[_folder(member), member.subset].append(member.person_id)
     for (folder, subset), (images, people) in COUNTS.items():
         seen = persons[folder, subset]
         if folder in folders and (len(seen), len(set(seen))) != (images, people):
             raise InputError(
-                f"{archive} is not the whole of Market-1501: {FOLDERS[folder]} has {len(seen)} pictures of "
+                f"{archive} is not the whole of Market-1501: {FOLDERS[folder]} has {len(seen)} images of "
                 f"{len(set(seen))} persons (subset {subset}) instead of {images} of {people}; get it again"
             )

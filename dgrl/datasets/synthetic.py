@@ -1,12 +1,12 @@
 """A procedural person re-identification benchmark that needs no download.
 
-Every picture shows one person, drawn from a small three-dimensional figure, as one of several cameras sees
+Every image shows one person, drawn from a small three-dimensional figure, as one of several cameras sees
 them. A person is a set of attributes (build, clothes, hair, bag) that are few and mostly dark, so that many
-persons nearly collide; a camera is a place, a viewpoint, a light and a lens. A picture is a pure function of
-(seed, person, camera, index): asking for more persons, cameras or images changes no other picture.
+persons nearly collide; a camera is a place, a viewpoint, a light and a lens. An image is a pure function of
+(seed, person, camera, index): asking for more persons, cameras or images changes no other image.
 
 Body coordinates: x to the person's left, y down from the crown (0) to the soles (1), z forward; the unit is
-the person's height. Colours are RGB in [0, 1] under neutral light, until a camera takes the picture.
+the person's height. Colours are RGB in [0, 1] under neutral light, until a camera takes the image.
 """
 
 from collections.abc import Iterator, Mapping
@@ -91,7 +91,7 @@ class Cloth:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Everything that stays the same in all pictures of a person."""
+    """Everything that stays the same in all images of a person."""
 
     shoulder: float  # half widths, in body heights
     hip: float
@@ -128,23 +128,23 @@ class Camera:
     blur: float  # pixels
     noise: float
     light: float  # where the light comes from, -1 left to 1 right
-    scene: Floats  # [H, W, 3] at drawing size, wider and taller than a picture
+    scene: Floats  # [H, W, 3] at drawing size, wider and taller than an image
 
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """What changes from picture to picture."""
+    """What changes from image to image."""
 
     yaw: float  # radians; 0 faces the camera
     stride: float  # thigh angle, radians
     elbows: tuple[float, float]  # bend, radians
     lean: float
     scale: float
-    foot: tuple[float, float]  # where the figure stands, in picture widths and heights
+    foot: tuple[float, float]  # where the figure stands, in image widths and heights
 
 
 class Canvas:
-    """A picture under construction, and the projection of body coordinates onto it."""
+    """An image under construction, and the projection of body coordinates onto it."""
 
     def __init__(self, pixels: Floats, folds: Floats, camera: Camera, pose: Pose) -> None:
         """Stand a figure in ``pose`` before ``camera``; ``folds`` is the brightness of cloth, [H, W]."""
@@ -231,7 +231,7 @@ def images(params: SyntheticParams) -> Iterator[ImageRow]:
     """Draw the benchmark.
 
     Yields:
-        Rows in the order of ``image_id``: ``0007_c2_01`` is the first picture of person ``0007`` by camera
+        Rows in the order of ``image_id``: ``0007_c2_01`` is the first image of person ``0007`` by camera
         ``c2``. Subset ``all``, factor 1, uint8 RGB as PNG.
     """
     cameras = [_camera(params, number) for number in range(1, params.cameras + 1)]
@@ -239,10 +239,10 @@ def images(params: SyntheticParams) -> Iterator[ImageRow]:
         person = _person(named_generator("synthetic", params.seed, "person", number))
         for place, camera in enumerate(cameras, 1):
             for index in range(1, params.images_per_camera + 1):
-                rng = named_generator("synthetic", params.seed, "picture", number, place, index)
+                rng = named_generator("synthetic", params.seed, "image", number, place, index)
                 image_id = f"{number:04d}_c{place}_{index:02d}"
                 yield ImageRow.from_pixels(
-                    _picture(person, camera, rng, params),
+                    _member(person, camera, rng, params),
                     f"{image_id}.png",
                     image_id=image_id,
                     person_id=f"{number:04d}",
@@ -252,7 +252,7 @@ def images(params: SyntheticParams) -> Iterator[ImageRow]:
                 )
 
 
-def _picture(person: Person, camera: Camera, rng: np.random.Generator, params: SyntheticParams) -> Image:
+def _member(person: Person, camera: Camera, rng: np.random.Generator, params: SyntheticParams) -> Image:
     height, width = params.height * OVERSAMPLING, params.width * OVERSAMPLING
     top, left = rng.integers(np.subtract(camera.scene.shape[:2], (height, width)))
     pixels = camera.scene[top : top + height, left : left + width] * np.float32(rng.uniform(0.85, 1.15))
@@ -370,7 +370,7 @@ def _scene(rng: np.random.Generator, height: int, width: int, number: int) -> Fl
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cells: int) -> Floats:
-    """Smooth noise of unit variance at its knots, ``cells`` of them down the picture."""
+    """Smooth noise of unit variance at its knots, ``cells`` of them down the image."""
     knots = rng.standard_normal((cells, max(2, cells * width // height)), np.float32)
     return cv2.resize(knots, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
 
@@ -511,7 +511,7 @@ def _draw_obstacle(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _photograph(pixels: Floats, camera: Camera, rng: np.random.Generator, params: SyntheticParams) -> Image:
-    """What the camera makes of the light that reaches it: uint8 RGB at the size of the picture."""
+    """What the camera makes of the light that reaches it: uint8 RGB at the size of the image."""
     seen = cv2.resize(pixels, (params.width, params.height), interpolation=cv2.INTER_AREA)
     seen = cv2.GaussianBlur(seen, (0, 0), camera.blur * rng.uniform(0.7, 1.6))
     grey = seen.mean(axis=2, keepdims=True)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dgrl.datasets.archive import Picture, open_archive
+from dgrl.datasets.archive import Member, open_archive
 from dgrl.errors import InputError
 from dgrl.tables import ImageRow
 
@@ -20,7 +20,7 @@ _NAME = re.compile(r"(?:^|/)(?P<camera>cam_[ab])/(?P<person>\d{3})_\d+\.bmp$")
 
 
 def images(archive: Path) -> Iterator[ImageRow]:
-    """One row per picture, sorted by image_id (``000_cam_a``), with the archive's own bytes.
+    """One row per image, sorted by image_id (``000_cam_a``), with the archive's own bytes.
 
     Args:
         archive: the official zip file, or a folder with its content.
@@ -29,29 +29,29 @@ def images(archive: Path) -> Iterator[ImageRow]:
         InputError: if the archive is not VIPeR, whole and undamaged.
     """
     with open_archive(archive) as opened:
-        pictures = opened.pictures(_picture, _EXAMPLE)
-        _check_complete(archive, pictures)
-        yield from map(opened.row, pictures)
+        members = opened.members(_member, _EXAMPLE)
+        _check_complete(archive, members)
+        yield from map(opened.row, members)
 
 
-def _picture(name: str) -> Picture | None:
+def _member(name: str) -> Member | None:
     match = _NAME.search(name)
     if match is None:
         return None
     person, camera = match["person"], match["camera"]
-    return Picture(f"{person}_{camera}", person, camera, "all", name)
+    return Member(f"{person}_{camera}", person, camera, "all", name)
 
 
-def _check_complete(archive: Path, pictures: list[Picture]) -> None:
-    seen = {camera: {p.person_id for p in pictures if p.camera_id == camera} for camera in CAMERAS}
+def _check_complete(archive: Path, members: list[Member]) -> None:
+    seen = {camera: {p.person_id for p in members if p.camera_id == camera} for camera in CAMERAS}
     persons = set().union(*seen.values())
     missing = sorted((person, camera) for camera in CAMERAS for person in persons - seen[camera])
     for camera in CAMERAS:
         if not seen[camera]:
-            raise InputError(f"{archive} has no picture in {camera}/; get the official archive again")
+            raise InputError(f"{archive} has no image in {camera}/; get the official archive again")
     if missing or len(persons) != PERSONS:
         first = "; first missing: person {} in {}/".format(*missing[0]) if missing else ""
         raise InputError(
-            f"{archive} is not the whole of VIPeR: {len(pictures)} pictures of {len(persons)} persons "
+            f"{archive} is not the whole of VIPeR: {len(members)} images of {len(persons)} persons "
             f"instead of {2 * PERSONS} of {PERSONS}{first}; get the official archive again"
         )

@@ -1,1 +1,1 @@
-"""How well queries find their persons: ranking figures and a report to look at."""
+"""How well queries find their persons: ranking metrics and a report to look at."""

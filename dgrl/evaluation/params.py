@@ -10,7 +10,7 @@ from dgrl.config import Section
 class EvaluateParams(Section):
     """How embeddings are compared and what is reported."""
 
-    flip: bool = False  # (d) embed a picture as the mean of itself and its mirror image
+    flip: bool = False  # (d) embed an image as the mean of itself and its mirror image
     cmc_length: Annotated[int, Field(ge=10)] = 20  # ranks of the CMC curves
     single_shot_draws: Annotated[int, Field(ge=0)] = 0  # seeded draws beside the exact expectation; 0 = none
     rerank: bool = False  # (d) also rank by k-reciprocal re-ranking

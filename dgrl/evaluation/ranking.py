@@ -1,13 +1,13 @@
 """CMC, mAP and mINP of queries against a gallery, without an order of the gallery.
 
-All three figures follow from the ranks of the positives, and a rank is a count: how many images are at
+All three metrics follow from the ranks of the positives, and a rank is a count: how many images are at
 least as near. So each query needs the values of one row of similarities in order, not the images they belong
 to, and the single-shot CMC a table of the persons near it. Memory stays O(chunk x gallery) whatever the
 number of queries. It runs on a CPU or a GPU.
 
 The protocol is Market-1501's: gallery images of the query's person by the query's camera are left out for
 that query, and a query without any positive left is not counted. Distractors (person id -1: nobody's
-picture) can come before a positive in the whole gallery, but a single-shot gallery has one picture per
+image) can come before a positive in the whole gallery, but a single-shot gallery has one image per
 person and so none of them. Junk rows must not be in the gallery.
 
 Ties are decided against the model: an image of somebody else exactly as near as a positive ranks before
@@ -34,7 +34,7 @@ from dgrl.errors import InputError
 from dgrl.processes import usable_cores
 from dgrl.random import named_generator
 
-DISTRACTOR = -1  # person id of gallery pictures that show nobody of interest
+DISTRACTOR = -1  # person id of gallery images that show nobody of interest
 TIE = 1e-6  # cosine similarity; a few times float32's rounding of a dot product of unit vectors
 THREADS = 4  # of a CPU, at most: each holds a chunk
 CHUNK_CELLS = 1 << 24  # numbers in an array, at most: 128 MiB in double precision
@@ -49,7 +49,7 @@ Similarity = Callable[[slice], npt.NDArray[np.float32] | torch.Tensor]  # rows o
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """The features of N pictures and who and where they show.
+    """The features of N images and who and where they show.
 
     Args:
         features: [N, D] float32, each row L2-normalised.
@@ -110,7 +110,7 @@ class Ranking:
         return float(self.inverse_penalty[self.counted].mean())
 
     def select(self, chosen: Mask) -> "Ranking":
-        """The same figures for some of the queries only, such as those of one factor.
+        """The same metrics for some of the queries only, such as those of one factor.
 
         Args:
             chosen: [Q] bool.
@@ -121,7 +121,7 @@ class Ranking:
         return Ranking(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
     def metrics(self, ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-        """The figures to report: ``rank1`` ... are single-shot, as the paper's; the rest is multi-shot.
+        """The metrics to report: ``rank1`` ... are single-shot, as the paper's; the rest is multi-shot.
 
         Returns:
             ``rank<k>``, ``mAP``, ``mINP``, ``multi_shot.rank<k>`` in percent; ``queries`` counted.
@@ -158,8 +158,8 @@ def rank(
     Single-shot (paper IV-B: one image per person, averaged over draws) is the exact expectation over draws.
 
     Args:
-        query: Q pictures.
-        gallery: G pictures.
+        query: Q images.
+        gallery: G images.
         similarity: of some queries to the whole gallery, called in several threads; by default that of the
             features.
         cmc_length: K, the length of the CMC curves.
@@ -196,10 +196,10 @@ def rank(
         if not positives.rows.size:
             return
         similarities = torch.as_tensor(similarity(rows), device=device)
-        figures = _rank_chunk(similarities, positives, persons, sizes, cmc_length, tie)
+        metrics = _rank_chunk(similarities, positives, persons, sizes, cmc_length, tie)
         found = start + positives.rows
         counted[found] = True
-        best_rank[found], average_precision[found], inverse_penalty[found], single_shot[found] = figures
+        best_rank[found], average_precision[found], inverse_penalty[found], single_shot[found] = metrics
 
     # Chunks side by side, one thread each: threads that share small operators wait for each other.
     threads = 1 if device.type == "cuda" else min(THREADS, usable_cores())
@@ -223,8 +223,8 @@ def single_shot_draws(
     points at one of the person's images, for a query of that person at one of those by other cameras.
 
     Args:
-        query: Q pictures.
-        gallery: G pictures.
+        query: Q images.
+        gallery: G images.
         draws: how many galleries to draw.
         seed: names the draws, together with their number.
         cmc_length: K, the length of the CMC curves.
@@ -564,14 +564,10 @@ def _check_pair(query: Embeddings, gallery: Embeddings) -> None:
 def _check(name: str, embeddings: Embeddings) -> None:
     features = embeddings.features
     if features.ndim != 2 or not features.size:
-        raise InputError(
-            f"{name} features have shape {features.shape}; give [N, D] with at least one picture"
-        )
+        raise InputError(f"{name} features have shape {features.shape}; give [N, D] with at least one image")
     for column in ("person_ids", "camera_ids"):
         if (shape := getattr(embeddings, column).shape) != features.shape[:1]:
-            raise InputError(
-                f"{name} {column} have shape {shape}; give one per picture: {features.shape[:1]}"
-            )
+            raise InputError(f"{name} {column} have shape {shape}; give one per image: {features.shape[:1]}")
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))
     if not np.isfinite(norms).all():
         row = int(np.argmin(np.isfinite(norms)))

@@ -1,4 +1,4 @@
-"""One HTML file with the figures, the CMC curve and a few queries: nothing to install, nothing to fetch."""
+"""One HTML file with the metrics, the CMC curve and a few queries: nothing to install, nothing to fetch."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,17 +13,17 @@ import numpy.typing as npt
 from dgrl.errors import InputError
 from dgrl.images import decode, encode_png
 
-THUMBNAIL_SIDE = 128  # pixels, the longer side of an embedded picture
+THUMBNAIL_SIDE = 128  # pixels, the longer side of an embedded image
 
 _PLOT_WIDTH, _PLOT_HEIGHT, _PLOT_MARGIN = 640, 300, 40  # of the CMC curve, in SVG user units
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A gallery picture that was found.
+    """A gallery image that was found.
 
     Args:
-        data: the encoded picture (PNG, JPEG, BMP, ...).
+        data: the encoded image (PNG, JPEG, BMP, ...).
         caption: person and camera.
         correct: whether it shows the query's person.
     """
@@ -35,7 +35,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query picture, encoded, and what the gallery answered, nearest first."""
+    """A query image, encoded, and what the gallery answered, nearest first."""
 
     query: bytes
     caption: str
@@ -46,7 +46,7 @@ def choose_examples(right: npt.NDArray[np.bool_], count: int = 8) -> list[int]:
     """Queries to show, evenly spaced: half of them found at once and half not, as far as there are any.
 
     Args:
-        right: [Q] bool, whether the nearest gallery picture shows the query's person.
+        right: [Q] bool, whether the nearest gallery image shows the query's person.
         count: how many to choose.
 
     Returns:
@@ -69,14 +69,14 @@ def render(
 
     Args:
         title: what was evaluated.
-        metrics: figures by name; floats are percent, integers are counts. A dotted name such as
-            ``factor 2.rank1`` puts the figure into the row ``factor 2`` of the table.
+        metrics: metrics by name; floats are percent, integers are counts. A dotted name such as
+            ``factor 2.rank1`` puts the metric into the row ``factor 2`` of the table.
         cmc: the single-shot CMC curve in percent, from Rank-1.
-        options: what the figures depend on, by name.
-        examples: queries to show with their nearest gallery pictures.
+        options: what the metrics depend on, by name.
+        examples: queries to show with their nearest gallery images.
 
     Raises:
-        InputError: if a picture is not readable, or the curve is empty or not finite.
+        InputError: if an image is not readable, or the curve is empty or not finite.
     """
     if not len(cmc) or not np.isfinite(cmc).all():
         raise InputError("the CMC curve is empty or not finite; give percent from Rank-1 on")
@@ -85,7 +85,7 @@ def render(
         _section("Cumulative matching characteristic, single-shot", _cmc_plot(cmc)),
     ]
     if examples:
-        sections.append(_section("Queries and their nearest gallery pictures", _examples(examples)))
+        sections.append(_section("Queries and their nearest gallery images", _examples(examples)))
     sections.append(_section("Options", _options_table(options)))
     return _PAGE.substitute(
         title=escape(title), style=_STYLE, headline=_headline(metrics), sections="\n".join(sections)
@@ -122,9 +122,9 @@ def _metrics_table(metrics: Mapping[str, float]) -> str:
         for name, row in rows.items()
     )
     return (
-        f'<table class="figures">\n<thead><tr><td></td>{head}</tr></thead>\n'
+        f'<table class="metrics">\n<thead><tr><td></td>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table>\n"
-        "<p>Percent. Rank-k is single-shot, expected over all galleries of one picture per person, unless "
+        "<p>Percent. Rank-k is single-shot, expected over all galleries of one image per person, unless "
         "the row says multi-shot. mAP and mINP rank the whole gallery.</p>"
     )
 
@@ -190,7 +190,7 @@ def _plot_y(percent: float) -> float:
 def _examples(examples: Sequence[Example]) -> str:
     return "\n".join(
         '<div class="example">'
-        + _figure("query", example.query, "query", example.caption)
+        + _metric("query", example.query, "query", example.caption)
         + "".join(_match(rank, match) for rank, match in enumerate(example.matches, start=1))
         + "</div>"
         for example in examples
@@ -199,25 +199,25 @@ def _examples(examples: Sequence[Example]) -> str:
 
 def _match(rank: int, match: Match) -> str:
     kind, mark = ("right", "✓") if match.correct else ("wrong", "✗")
-    return _figure(kind, match.data, f"{rank} {mark}", match.caption)
+    return _metric(kind, match.data, f"{rank} {mark}", match.caption)
 
 
-def _figure(kind: str, data: bytes, heading: str, caption: str) -> str:
+def _metric(kind: str, data: bytes, heading: str, caption: str) -> str:
     return (
-        f'<figure class="{kind}"><img src="{_thumbnail(data, caption)}" alt="{escape(caption)}">'
-        f"<figcaption><b>{heading}</b><br>{escape(caption)}</figcaption></figure>\n"
+        f'<metric class="{kind}"><img src="{_thumbnail(data, caption)}" alt="{escape(caption)}">'
+        f"<figcaption><b>{heading}</b><br>{escape(caption)}</figcaption></metric>\n"
     )
 
 
 def _thumbnail(data: bytes, name: str) -> str:
-    """A picture as a data URI, shrunk if larger than ``THUMBNAIL_SIDE``; the browser enlarges small ones."""
-    picture = decode(data, name)
-    height, width = picture.shape[:2]
+    """An image as a data URI, shrunk if larger than ``THUMBNAIL_SIDE``; the browser enlarges small ones."""
+    image = decode(data, name)
+    height, width = image.shape[:2]
     scale = THUMBNAIL_SIDE / max(height, width)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode("ascii")
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode("ascii")
 
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -262,8 +262,8 @@ table { border-collapse: collapse; }
 th { font-weight: 500; text-align: left; color: var(--quiet); }
 th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
-.figures { width: 100%; font-variant-numeric: tabular-nums; }
-.figures td, .figures thead th { text-align: right; padding: 6px 0 6px 14px; }
+.metrics { width: 100%; font-variant-numeric: tabular-nums; }
+.metrics td, .metrics thead th { text-align: right; padding: 6px 0 6px 14px; }
 .options td { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; max-width: 720px; margin: 0 auto; }
 svg line { stroke: var(--line); }
@@ -272,13 +272,13 @@ svg polyline { fill: none; stroke: var(--accent); stroke-width: 2.5; stroke-line
 svg circle { fill: var(--accent); stroke: var(--panel); stroke-width: 1.5; }
 .example { display: flex; gap: 12px; padding: 12px 0; border-bottom: 1px solid var(--line); }
 .example:last-child { border-bottom: 0; }
-figure { margin: 0; flex: 1 1 0; min-width: 84px; text-align: center; }
-figure.query { border-right: 1px solid var(--line); padding-right: 12px; }
-figure img { height: 136px; max-width: 100%; object-fit: contain; border: 4px solid var(--line);
+metric { margin: 0; flex: 1 1 0; min-width: 84px; text-align: center; }
+metric.query { border-right: 1px solid var(--line); padding-right: 12px; }
+metric img { height: 136px; max-width: 100%; object-fit: contain; border: 4px solid var(--line);
   border-radius: 6px; background: var(--back); image-rendering: pixelated; }
-figure.right img { border-color: var(--right); }
-figure.wrong img { border-color: var(--wrong); }
-figure.right b { color: var(--right); }
-figure.wrong b { color: var(--wrong); }
+metric.right img { border-color: var(--right); }
+metric.wrong img { border-color: var(--wrong); }
+metric.right b { color: var(--right); }
+metric.wrong b { color: var(--wrong); }
 figcaption { font-size: 12px; line-height: 1.4; color: var(--quiet); overflow-wrap: anywhere; }
 """

@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking: two pictures are near if they have the same neighbours.
+"""k-reciprocal re-ranking: two images are near if they have the same neighbours.
 
 Reference: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017;
 github.com/zhunzhong07/person-re-ranking. Section and equation numbers are theirs.
@@ -18,7 +18,7 @@ Integers = npt.NDArray[np.int64]
 
 
 class KReciprocal:
-    """The re-ranked similarity of Q queries and G gallery pictures, any rows of it at a time.
+    """The re-ranked similarity of Q queries and G gallery images, any rows of it at a time.
 
     Args:
         query: [Q, D], rows of unit length.
@@ -29,7 +29,7 @@ class KReciprocal:
         chunk: rows at a time. Memory is O(chunk x (Q + G)) and O((Q + G) x neighbours).
 
     Raises:
-        InputError: if there are not more than ``k1`` pictures, or k2 is more than k1.
+        InputError: if there are not more than ``k1`` images, or k2 is more than k1.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class KReciprocal:
         features = np.concatenate([query, gallery])
         if not 1 <= k2 <= k1 < len(features):
             raise InputError(
-                f"k-reciprocal re-ranking: k1 = {k1}, k2 = {k2} with {len(features)} pictures; "
-                "choose 1 <= k2 <= k1 < pictures"
+                f"k-reciprocal re-ranking: k1 = {k1}, k2 = {k2} with {len(features)} images; "
+                "choose 1 <= k2 <= k1 < images"
             )
         neighbours, farthest = _neighbours(features, k1 + 1, chunk)
         encoding = _encode(_expanded(neighbours, k1), features, farthest)
@@ -64,7 +64,7 @@ class KReciprocal:
         return np.asarray((self._weight - 1) * jaccard - self._weight * original, np.float32)
 
     def _jaccard(self, row: int) -> npt.NDArray[np.float64]:
-        """1 - |intersection| / |union| of the encodings of a query and each gallery picture (eq. 10): [G]."""
+        """1 - |intersection| / |union| of the encodings of a query and each gallery image (eq. 10): [G]."""
         start, end = self._rows.indptr[row : row + 2]
         shared = self._columns[:, self._rows.indices[start:end]]  # who has a neighbour in common
         smaller = np.minimum(shared.data, np.repeat(self._rows.data[start:end], np.diff(shared.indptr)))
@@ -73,7 +73,7 @@ class KReciprocal:
 
 
 def _neighbours(features: Features, count: int, chunk: int) -> tuple[Integers, npt.NDArray[np.float32]]:
-    """The nearest pictures of each, itself first, [N, count]; and its largest distance [N]."""
+    """The nearest images of each, itself first, [N, count]; and its largest distance [N]."""
     nearest = np.empty((len(features), count), np.int64)
     farthest = np.empty(len(features), np.float32)
     for start in range(0, len(features), chunk):
@@ -93,7 +93,7 @@ def _distances(x: Features, y: Features) -> npt.NDArray[np.float32]:
 
 
 def _expanded(neighbours: Integers, k1: int) -> csr_array:
-    """R*, the robust k-reciprocal neighbourhood of each picture (eq. 2 and 3), as a matrix of zeros and ones.
+    """R*, the robust k-reciprocal neighbourhood of each image (eq. 2 and 3), as a matrix of zeros and ones.
 
     The k-reciprocal neighbours, and all of those of such a neighbour (with half the k) if more than two
     thirds of them are among them.

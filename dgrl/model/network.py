@@ -1,4 +1,4 @@
-"""The DGRL network (paper section III, figure 2)."""
+"""The DGRL network (paper section III, metric 2)."""
 
 from typing import Literal, NamedTuple
 
@@ -22,7 +22,7 @@ Stream = Literal["hr", "sr"]
 
 
 class Output(NamedTuple):
-    """What a training step needs; B pairs, so 2B pictures, HR first.
+    """What a training step needs; B pairs, so 2B images, HR first.
 
     Branches are main, side branch from stage 2 ('), side branch from stage 3 (''): one or three of them.
     """
@@ -104,7 +104,7 @@ class DGRL(nn.Module):
         """The training pass.
 
         Args:
-            hr: normalised HR pictures [B, 3, H, W], float.
+            hr: normalised HR images [B, 3, H, W], float.
             sr: their SR twins, in the same order.
         """
         shallow_hr, shallow_sr = self.stems["hr"](hr), self.stems["sr"](sr)
@@ -117,8 +117,8 @@ class DGRL(nn.Module):
         """The test pass: the main branch's feature after the batch norm, L2-normalised (IV-B).
 
         Args:
-            images: normalised pictures [B, 3, H, W], float.
-            stream: ``hr`` for gallery pictures, ``sr`` for queries.
+            images: normalised images [B, 3, H, W], float.
+            stream: ``hr`` for gallery images, ``sr`` for queries.
 
         Returns:
             Embeddings [B, D], float32, of unit length.

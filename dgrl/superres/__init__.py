@@ -1,1 +1,1 @@
-"""Super-resolution: RCAN trained by basicsr, and its use on whole tables of pictures."""
+"""Super-resolution: RCAN trained by basicsr, and its use on whole tables of images."""

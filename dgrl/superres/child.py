@@ -3,7 +3,7 @@
     python -m dgrl.superres.child OPTIONS.yml PARENT_PID
 
 basicsr owns the network, the loss, the optimizer and the loop. What is here is what it has no class for:
-pictures from Parquet, pairs made by area down-sampling, and results as safetensors, JSON and CSV.
+images from Parquet, pairs made by area down-sampling, and results as safetensors, JSON and CSV.
 """
 
 import csv
@@ -32,17 +32,17 @@ from dgrl.processes import die_with_parent
 from dgrl.random import named_generator
 from dgrl.tables import read_rows
 
-_EXACT = 100.0  # dB for equal pictures, so that a mean stays finite; as in upscale
+_EXACT = 100.0  # dB for equal images, so that a mean stays finite; as in upscale
 
 logger = logging.getLogger("dgrl.superres")
 
 
 @DATASET_REGISTRY.register()
 class TableDataset(Dataset[dict[str, Any]]):
-    """Pairs of an LR and an HR picture from an image table, decoded once into memory.
+    """Pairs of an LR and an HR image from an image table, decoded once into memory.
 
     Options: ``table``, ``scale``, ``held_out`` (person ids), ``phase``. "val" gives the held-out persons'
-    whole pictures; "train" gives random patches of all others, by ``patch`` (HR pixels) and ``seed``.
+    whole images; "train" gives random patches of all others, by ``patch`` (HR pixels) and ``seed``.
 
     Items: ``lq`` [3, h, w] and ``gt`` [3, h * scale, w * scale], float32 RGB in [0, 1], with the image_id
     as ``lq_path`` and ``gt_path``.
@@ -82,20 +82,20 @@ class TableDataset(Dataset[dict[str, Any]]):
         )
 
 
-def _pair(picture: Image, scale: int) -> tuple[Image, Image]:
+def _pair(image: Image, scale: int) -> tuple[Image, Image]:
     """LR and HR, the HR cut to a multiple of ``scale``.
 
-    A patch of the LR picture at whole LR pixels is then the down-sampled patch of the HR picture, so one
-    down-sampling per picture does for every patch.
+    A patch of the LR image at whole LR pixels is then the down-sampled patch of the HR image, so one
+    down-sampling per image does for every patch.
     """
-    height, width = (side // scale for side in picture.shape[:2])
-    hr = picture[: height * scale, : width * scale]
+    height, width = (side // scale for side in image.shape[:2])
+    hr = image[: height * scale, : width * scale]
     lr = cv2.resize(hr, (width, height), interpolation=cv2.INTER_AREA)
     return lr.astype(np.uint8, copy=False), hr
 
 
-def _tensor(picture: Image) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255  # [3, H, W]
+def _tensor(image: Image) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255  # [3, H, W]
 
 
 @MODEL_REGISTRY.register()
@@ -134,12 +134,12 @@ class TableSRModel(SRModel):  # type: ignore[misc]
             csv.writer(file, lineterminator="\n").writerows([("iteration", "loss"), *self.curve])
 
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Compare with bicubic on whole pictures and write metrics.json."""
+        """Compare with bicubic on whole images and write metrics.json."""
         scores = []
         for batch in dataloader:
             self.feed_data(batch)
             self.test()
-            lr, sr, hr = (tensor2img(picture, rgb2bgr=False) for picture in (self.lq, self.output, self.gt))
+            lr, sr, hr = (tensor2img(image, rgb2bgr=False) for image in (self.lq, self.output, self.gt))
             bicubic = cv2.resize(lr, hr.shape[1::-1], interpolation=cv2.INTER_CUBIC)
             scores.append([*_scores(sr, hr), *_scores(bicubic, hr)])
         names = ["psnr", "ssim", "bicubic_psnr", "bicubic_ssim"]
@@ -149,9 +149,9 @@ class TableSRModel(SRModel):  # type: ignore[misc]
         (self.output_folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 
-def _scores(picture: Image, hr: Image) -> tuple[float, float]:
+def _scores(image: Image, hr: Image) -> tuple[float, float]:
     """PSNR (dB) and SSIM over RGB, uint8 [H, W, 3]."""
-    return min(calculate_psnr(picture, hr, 0), _EXACT), calculate_ssim(picture, hr, 0)
+    return min(calculate_psnr(image, hr, 0), _EXACT), calculate_ssim(image, hr, 0)
 
 
 def main() -> None:

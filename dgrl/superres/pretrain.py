@@ -83,12 +83,12 @@ class RcanParams(Section):
 
 
 def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work: Path) -> dict[str, float]:
-    """Train RCAN x ``scale`` on a table of HR pictures.
+    """Train RCAN x ``scale`` on a table of HR images.
 
     The same table, params and number of threads give the same weights, byte for byte, on one CPU.
 
     Args:
-        train_hr: an image table; LR pictures are made from it by area down-sampling.
+        train_hr: an image table; LR images are made from it by area down-sampling.
         output: the folder to publish, all of it or nothing: ``rcan.safetensors`` (with its architecture in
             the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since the last row).
         scale: one of ``params.scales``.
@@ -96,11 +96,11 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
         work: a temporary folder for basicsr's own files; the caller removes it.
 
     Returns:
-        PSNR (dB) and SSIM over RGB of the held-out persons' pictures: ``psnr, ssim, bicubic_psnr,
+        PSNR (dB) and SSIM over RGB of the held-out persons' images: ``psnr, ssim, bicubic_psnr,
         bicubic_ssim, gain_psnr``; and ``images, iterations``.
 
     Raises:
-        InputError: if a picture is smaller than the patch, there are fewer than two persons, a picture is
+        InputError: if an image is smaller than the patch, there are fewer than two persons, an image is
             unreadable or the loss is not finite.
         RuntimeError: if basicsr fails, with the end of its log.
     """
@@ -119,7 +119,7 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
 
 
 def publish_nothing(output: Path, reason: str) -> None:
-    """The files of a scale where there is nothing to restore: no tensors, no figures, no curve."""
+    """The files of a scale where there is nothing to restore: no tensors, no metrics, no curve."""
     with atomic_folder(output) as building:
         save_file({}, building / "rcan.safetensors", {"not trained": reason})
         (building / "metrics.json").write_text("{}\n")
@@ -154,7 +154,7 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
                 "seed": params.seed,
                 "patch": params.patch,
                 "batch_size_per_gpu": params.batch,
-                "num_worker_per_gpu": 0,  # the pictures are in memory; and so the draws are reproducible
+                "num_worker_per_gpu": 0,  # the images are in memory; and so the draws are reproducible
                 "dataset_enlarge_ratio": math.ceil(epoch / training),
             },
             "val": {**source, "name": "held-out persons"},
@@ -200,9 +200,7 @@ def held_out(person_ids: list[str], fraction: float, seed: int) -> list[str]:
         InputError: if there are fewer than two persons.
     """
     if len(person_ids) < 2:
-        raise InputError(
-            f"RCAN needs pictures of two persons or more (one is held out), not {len(person_ids)}"
-        )
+        raise InputError(f"RCAN needs images of two persons or more (one is held out), not {len(person_ids)}")
     draws = {person: named_generator("rcan", seed, "val", person).random() for person in person_ids}
     below = sum(draw < fraction for draw in draws.values())
     count = min(max(below, 1), len(person_ids) - 1)
@@ -215,7 +213,7 @@ def _check_sizes(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> None
     if side < params.patch:
         unit = math.lcm(*params.scales)
         raise InputError(
-            f"rcan.patch = {params.patch} is larger than picture {smallest['image_id']} of {train_hr} "
+            f"rcan.patch = {params.patch} is larger than image {smallest['image_id']} of {train_hr} "
             f"({smallest['width']}x{smallest['height']}); set it to at most {side // unit * unit}"
         )
 

@@ -1,4 +1,4 @@
-"""Super-resolve whole tables of LR pictures: RCAN, bicubic interpolation or nothing."""
+"""Super-resolve whole tables of LR images: RCAN, bicubic interpolation or nothing."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from dgrl.tables import ROWS_PER_SHARD, SR_IMAGES, ImageRow, read_keys, read_row
 if TYPE_CHECKING:  # torch takes seconds to import, and bicubic does without
     from torch import nn
 
-Pair = tuple[ImageRow, ImageRow | None]  # an LR picture and, where it is known, its HR twin
+Pair = tuple[ImageRow, ImageRow | None]  # an LR image and, where it is known, its HR twin
 
-_EXACT = 100.0  # dB for equal pictures, so that a mean stays finite
+_EXACT = 100.0  # dB for equal images, so that a mean stays finite
 _ROWS_PER_JOB = 16  # on a CPU: few, so that no process waits long for another at the end
 
 
 class SrParams(Section):
-    """How LR pictures are brought to HR size."""
+    """How LR images are brought to HR size."""
 
     method: Literal["rcan", "bicubic", "none"] = "rcan"
-    batch: int = Field(64, ge=1)  # pictures at once on a GPU; a CPU takes them one by one
+    batch: int = Field(64, ge=1)  # images at once on a GPU; a CPU takes them one by one
 
 
 def upscale_table(
@@ -50,9 +50,9 @@ def upscale_table(
     hr: Path | None = None,
     workers: int | None = None,
 ) -> None:
-    """Write the SR picture of every LR picture: the same rows, order and keys.
+    """Write the SR image of every LR image: the same rows, order and keys.
 
-    A picture of factor r and size w x h becomes r w x r h. Pictures of factor 1 pass untouched, and so do
+    An image of factor r and size w x h becomes r w x r h. Images of factor 1 pass untouched, and so do
     all with the method "none". In memory are two shards, and for each process a few rows, or a shard where
     it has a GPU.
 
@@ -61,13 +61,13 @@ def upscale_table(
         output: the table to write, with schema ``SR_IMAGES``.
         weights: ``rcan.safetensors`` by factor; read by the method "rcan" only.
         params: the method.
-        hr: the table of HR twins, found by image_id. Where given, ``psnr`` is that of the picture, brought
+        hr: the table of HR twins, found by image_id. Where given, ``psnr`` is that of the image, brought
             to its twin's size by bicubic interpolation if need be, in dB over RGB; else it is null.
         workers: processes, on whose number the bytes do not depend; default one per GPU, or one per
             usable core.
 
     Raises:
-        InputError: if weights for a factor, or a picture's twin, are missing, or a picture is unreadable.
+        InputError: if weights for a factor, or an image's twin, are missing, or an image is unreadable.
         RuntimeError: if a worker process was killed.
     """
     keys = read_keys(lr)
@@ -144,7 +144,7 @@ def _gpus() -> list[str]:
 
 
 def _jobs(shard: Path, homes: Mapping[str, Path] | None, step: int) -> Iterator[list[Pair]]:
-    """The pictures of a shard with their twins, still encoded, ``step`` at a time."""
+    """The images of a shard with their twins, still encoded, ``step`` at a time."""
     rows = list(read_rows(shard))
     twins = [None] * len(rows) if homes is None else _twins(rows, homes)
     pairs = list(zip(rows, twins, strict=True))
@@ -158,23 +158,23 @@ def _upscale(
     """Decode, enlarge, compare, encode: OpenCV in threads beside the network, outside of Python's lock."""
     with ThreadPoolExecutor(threads) as pool:
         rows = [lr for lr, _ in job]
-        pictures = list(pool.map(ImageRow.pixels, rows))
+        images = list(pool.map(ImageRow.pixels, rows))
         results = {
-            index: pool.submit(_row, *job[index], picture)
-            for index, picture in _enlarge(rows, pictures, params, networks)
+            index: pool.submit(_row, *job[index], image)
+            for index, image in _enlarge(rows, images, params, networks)
         }
         return [results[index].result() for index in range(len(job))]
 
 
 def _enlarge(
-    rows: list[ImageRow], pictures: list[Image], params: SrParams, networks: Mapping[int, nn.Module]
+    rows: list[ImageRow], images: list[Image], params: SrParams, networks: Mapping[int, nn.Module]
 ) -> Iterator[tuple[int, Image]]:
-    """Index and SR picture of each LR picture, those of one factor and size together."""
+    """Index and SR image of each LR image, those of one factor and size together."""
     groups: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
-    for index, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
-        groups[row.factor, picture.shape].append(index)
+    for index, (row, image) in enumerate(zip(rows, images, strict=True)):
+        groups[row.factor, image.shape].append(index)
     for (factor, _), indices in groups.items():
-        same = [pictures[index] for index in indices]
+        same = [images[index] for index in indices]
         if factor == 1 or params.method == "none":
             yield from zip(indices, same, strict=True)
             continue
@@ -182,50 +182,50 @@ def _enlarge(
         yield from zip(indices, larger, strict=True)
 
 
-def _bicubic(pictures: list[Image], factor: int) -> Iterator[Image]:
-    for picture in pictures:
-        height, width = picture.shape[:2]
-        yield _resize(picture, width * factor, height * factor)
+def _bicubic(images: list[Image], factor: int) -> Iterator[Image]:
+    for image in images:
+        height, width = image.shape[:2]
+        yield _resize(image, width * factor, height * factor)
 
 
-def _rcan(pictures: list[Image], network: nn.Module, batch: int) -> Iterator[Image]:
+def _rcan(images: list[Image], network: nn.Module, batch: int) -> Iterator[Image]:
     import torch
 
     from dgrl.device import default_device
 
     device = default_device()
     if device.type == "cpu":
-        # In a batch sums have another order, so that one value in 10^5 is rounded otherwise: the bytes of a
-        # picture would depend on how many others have its size.
+        # In a batch sums have another order, so that one value in 10^5 is rounded otherwise: the bytes of an
+        # image would depend on how many others have its size.
         batch = 1
     network = network.to(device).to(memory_format=torch.channels_last)
-    for start in range(0, len(pictures), batch):
-        stack = torch.from_numpy(np.stack(pictures[start : start + batch]))
-        images = stack.to(device).permute(0, 3, 1, 2).float() / 255  # [B, 3, h, w], channels last
+    for start in range(0, len(images), batch):
+        stack = torch.from_numpy(np.stack(images[start : start + batch]))
+        batched = stack.to(device).permute(0, 3, 1, 2).float() / 255  # [B, 3, h, w], channels last
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, device.type == "cuda"):
-            larger = network(images).float()
+            larger = network(batched).float()
         rounded = larger.mul(255).round().clamp(0, 255).byte()
         yield from rounded.permute(0, 2, 3, 1).cpu().numpy()  # [B, H, W, 3]
 
 
-def _row(lr: ImageRow, hr: ImageRow | None, picture: Image) -> ImageRow:
-    psnr = None if hr is None else _psnr(picture, hr.pixels())
-    if picture.shape == (lr.height, lr.width, 3):  # passed untouched
+def _row(lr: ImageRow, hr: ImageRow | None, image: Image) -> ImageRow:
+    psnr = None if hr is None else _psnr(image, hr.pixels())
+    if image.shape == (lr.height, lr.width, 3):  # passed untouched
         return replace(lr, psnr=psnr)
     keys = {key: getattr(lr, key) for key in ("image_id", "person_id", "camera_id", "subset", "factor")}
-    return replace(ImageRow.from_pixels(picture, lr.path, **keys), psnr=psnr)
+    return replace(ImageRow.from_pixels(image, lr.path, **keys), psnr=psnr)
 
 
-def _psnr(picture: Image, twin: Image) -> float:
+def _psnr(image: Image, twin: Image) -> float:
     """Peak signal-to-noise ratio over RGB, dB."""
-    if picture.shape != twin.shape:
-        picture = _resize(picture, twin.shape[1], twin.shape[0])
-    error = np.mean((picture.astype(np.float64) - twin) ** 2)
+    if image.shape != twin.shape:
+        image = _resize(image, twin.shape[1], twin.shape[0])
+    error = np.mean((image.astype(np.float64) - twin) ** 2)
     return min(float(10 * np.log10(255**2 / error)), _EXACT) if error else _EXACT
 
 
-def _resize(picture: Image, width: int, height: int) -> Image:
-    resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
+def _resize(image: Image, width: int, height: int) -> Image:
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     return resized.astype(np.uint8, copy=False)
 
 
@@ -239,7 +239,7 @@ def _homes(keys: pd.DataFrame, lr: Path, hr: Path) -> dict[str, Path]:
     missing = [image_id for image_id in keys["image_id"] if image_id not in homes]
     if missing:
         raise InputError(
-            f"{len(missing)} pictures of {lr} have no HR twin in {hr}, the first {missing[0]}; "
+            f"{len(missing)} images of {lr} have no HR twin in {hr}, the first {missing[0]}; "
             "make both tables anew (dvc repro split)"
         )
     return homes

@@ -1,4 +1,4 @@
-"""Batched augmentation on the device, with the same draw for both pictures of a pair (d)."""
+"""Batched augmentation on the device, with the same draw for both images of a pair (d)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from dgrl.training.params import AugmentParams
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, as torchvision's weights expect
 STD = (0.229, 0.224, 0.225)
-ERASE_AREA = (0.02, 0.4)  # of the picture: Zhong et al., Random Erasing Data Augmentation, AAAI 2020
+ERASE_AREA = (0.02, 0.4)  # of the image: Zhong et al., Random Erasing Data Augmentation, AAAI 2020
 ERASE_ASPECT = (0.3, 1 / 0.3)
 
 
@@ -20,7 +20,7 @@ class Draw:
     """What happens to each of B pairs."""
 
     flip: Tensor  # [B] bool
-    offset: Tensor  # [B, 2] int64: top and left of the crop in the padded picture
+    offset: Tensor  # [B, 2] int64: top and left of the crop in the padded image
     erase: Tensor  # [B, 4] int64: top, bottom, left, right; empty where nothing is erased
 
     def __getitem__(self, pairs: slice) -> "Draw":
@@ -28,9 +28,9 @@ class Draw:
 
 
 def draw(params: AugmentParams, count: int, height: int, width: int, generator: torch.Generator) -> Draw:
-    """Draw for ``count`` pairs of ``height`` x ``width`` pictures.
+    """Draw for ``count`` pairs of ``height`` x ``width`` images.
 
-    A rectangle to erase is clipped to the picture rather than drawn again until it fits.
+    A rectangle to erase is clipped to the image rather than drawn again until it fits.
     """
 
     def uniform(low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -56,7 +56,7 @@ def augment(images: Tensor, pad: int, drawn: Draw) -> Tensor:
     Args:
         images: [B, 3, H, W], uint8.
         pad: pixels of border that ``drawn`` was drawn with.
-        drawn: one row a picture.
+        drawn: one row an image.
 
     Returns:
         [B, 3, H, W], float32, channels_last; erased pixels are 0, the mean colour.
@@ -75,7 +75,7 @@ def augment(images: Tensor, pad: int, drawn: Draw) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Pictures in 0..255 [B, 3, H, W] to float32 with ImageNet's mean and deviation, channels_last."""
+    """Images in 0..255 [B, 3, H, W] to float32 with ImageNet's mean and deviation, channels_last."""
     mean, std = (
         to_device(255 * torch.tensor(values), images.device).view(1, 3, 1, 1) for values in (MEAN, STD)
     )

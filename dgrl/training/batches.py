@@ -33,10 +33,10 @@ class Batch:
 
 
 class Batches:
-    """The batches of a training by the number of their step, a pure function of it; each rank has its share.
+    """The batches of a run by the number of their step, a pure function of it; each rank has its share.
 
     Args:
-        hr: HR pictures.
+        hr: HR images.
         sr: their SR twins.
         augment_params: the ``augment`` section.
         params: the ``train`` section.
@@ -44,7 +44,7 @@ class Batches:
         ranks: the processes that share each batch.
 
     Raises:
-        InputError: if the pictures are not pairs, there are too few persons for a batch, or the ranks cannot
+        InputError: if the images are not pairs, there are too few persons for a batch, or the ranks cannot
             share it.
     """
 
@@ -95,7 +95,7 @@ class Batches:
 
 
 def _classes(bank: ImageBank) -> tuple[int, Indices]:
-    """Number of persons and the class of each picture; classes follow the sorted person_id."""
+    """Number of persons and the class of each image; classes follow the sorted person_id."""
     classes, labels = np.unique(bank.keys.person_id.to_numpy(str), return_inverse=True)
     return len(classes), labels.astype(np.int64)
 

@@ -38,7 +38,7 @@ def compile_network(
         compiled = cast(nn.Module, torch.compile(network, mode=name, dynamic=False))
         for _ in range(trials):
             _require_close(trial(compiled), expected, dtype)
-    except Exception as error:  # a compiler is missing, or an operator, or memory; or the figures differ
+    except Exception as error:  # a compiler is missing, or an operator, or memory; or the metrics differ
         reason = str(error).strip().splitlines()[0]
         logger.warning("train.compile = %s does not work here (%s); going on without", mode, reason)
         return network

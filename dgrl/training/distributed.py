@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a training.
+    """The processes of a run.
 
     Attributes:
         rank: this one's number, from 0.

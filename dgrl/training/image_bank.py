@@ -1,4 +1,4 @@
-"""Every picture of a table decoded once, at the network's size, as one uint8 tensor.
+"""Every image of a table decoded once, at the network's size, as one uint8 tensor.
 
 It lies where it fits: on the GPU, in memory, or in a file that is mapped into memory, so that a set larger
 than memory trains too.
@@ -27,18 +27,18 @@ from dgrl.progress import track
 from dgrl.tables import ImageRow, read_keys, read_rows, shards
 from dgrl.training.params import Storage
 
-SHARE = 0.5  # of the free memory that pictures may take; the network needs some as well
+SHARE = 0.5  # of the free memory that images may take; the network needs some as well
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ImageBank:
-    """Pictures and their keys, row by row.
+    """Images and their keys, row by row.
 
     Attributes:
         images: [N, 3, H, W], uint8, RGB.
-        keys: the table's columns without the pictures, N rows.
+        keys: the table's columns without the images, N rows.
         mapped: the map of the file that ``images`` lies in, if it lies in one.
     """
 
@@ -50,7 +50,7 @@ class ImageBank:
         return len(self.keys)
 
     def take(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Some pictures on a device, without waiting for their transfer.
+        """Some images on a device, without waiting for their transfer.
 
         Args:
             rows: [B], int64, on the CPU.
@@ -71,7 +71,7 @@ class ImageBank:
 
 
 def choose_storage(wanted: Literal["auto", Storage], needed: int, device: torch.device) -> Storage:
-    """Where to keep pictures: as wanted, or the fastest place that they take no more than half of.
+    """Where to keep images: as wanted, or the fastest place that they take no more than half of.
 
     Args:
         wanted: ``auto`` to choose.
@@ -86,7 +86,7 @@ def choose_storage(wanted: Literal["auto", Storage], needed: int, device: torch.
     elif needed <= SHARE * free_memory(torch.device("cpu")):
         storage = "memory"
     places = {"device": f"on {device}", "memory": "in memory", "file": "in a file mapped into memory"}
-    logger.info("%.2f GB of pictures %s", needed / 1e9, places[storage])
+    logger.info("%.2f GB of images %s", needed / 1e9, places[storage])
     return storage
 
 
@@ -98,13 +98,13 @@ def load_bank(
     device: torch.device | None = None,
     file: Path | None = None,
 ) -> ImageBank:
-    """Decode a table (``dgrl.tables``) and resize its pictures to ``height`` x ``width`` pixels.
+    """Decode a table (``dgrl.tables``) and resize its images to ``height`` x ``width`` pixels.
 
     Args:
         table: the folder.
         height: pixels.
         width: pixels.
-        device: where the pictures lie; default in memory.
+        device: where the images lie; default in memory.
         file: a file to decode into, and to map into memory; if it exists it is taken as it is.
     """
     keys = read_keys(table)
@@ -141,10 +141,10 @@ def _decode(table: Path, images: npt.NDArray[np.uint8]) -> None:
     def decoded(row: ImageRow) -> Image:
         return resize(row.pixels(), height, width)
 
-    def pictures() -> Iterator[Image]:
+    def decode_all() -> Iterator[Image]:
         with ThreadPoolExecutor(usable_cores()) as pool:
             for shard in shards(table):
                 yield from pool.map(decoded, read_rows(shard))
 
-    for index, picture in enumerate(track(pictures(), f"decode {table.name}", len(images), "image")):
-        images[index] = picture.transpose(2, 0, 1)
+    for index, image in enumerate(track(decode_all(), f"decode {table.name}", len(images), "image")):
+        images[index] = image.transpose(2, 0, 1)

@@ -26,7 +26,7 @@ from dgrl.training.distributed import ALONE, Ranks
 from dgrl.training.image_bank import ImageBank
 from dgrl.training.params import AugmentParams, LossParams, TrainParams
 
-Log = Callable[[int, Mapping[str, float]], None]  # step, figures
+Log = Callable[[int, Mapping[str, float]], None]  # step, metrics
 
 logger = logging.getLogger(__name__)
 
@@ -88,17 +88,17 @@ class Meter:
             )
         seconds = time.perf_counter() - self.started
         means = values.mean(dim=0).tolist()
-        figures = {f"loss/{name}": mean for name, mean in zip(self.names, means, strict=True)}
-        figures["loss/total"] = float(values.sum(dim=1).mean())
-        figures["learning_rate"] = rate
-        figures["images_per_second"] = images * len(values) / seconds
+        metrics = {f"loss/{name}": mean for name, mean in zip(self.names, means, strict=True)}
+        metrics["loss/total"] = float(values.sum(dim=1).mean())
+        metrics["learning_rate"] = rate
+        metrics["images_per_second"] = images * len(values) / seconds
         self.steps, self.started = [], time.perf_counter()
-        return figures
+        return metrics
 
 
 @dataclass
 class Run:
-    """What a training carries from step to step, and so what a checkpoint holds.
+    """What a run carries from step to step, and so what a checkpoint holds.
 
     ``average`` is the exponential moving average of the weights and the batch norms' statistics over some
     1 / (1 - ``ema_decay``) steps, from the first on; empty where it is not wanted.
@@ -203,7 +203,7 @@ def train(
     log: Log,
     ranks: Ranks = ALONE,
 ) -> tuple[DGRL, int]:
-    """Train on pairs: the HR and the SR picture of the same image_id.
+    """Train on pairs: the HR and the SR image of the same image_id.
 
     A run that finds ``checkpoint`` goes on from it, and ends with the weights that the uninterrupted run
     would have had: bit for bit on a CPU with the same number of threads. Nothing random is carried from
@@ -211,10 +211,10 @@ def train(
     network, its average, the optimizer and the step are the whole state.
 
     Args:
-        hr: HR pictures.
+        hr: HR images.
         sr: their SR twins.
         checkpoint: where to keep the state of the run.
-        log: called, in every rank, with the step and its figures every ``log_every`` steps; after a resume,
+        log: called, in every rank, with the step and its metrics every ``log_every`` steps; after a resume,
             first with all that had been logged before.
         ranks: the processes that share the batches; rank 0 writes the checkpoint.
 
@@ -223,7 +223,7 @@ def train(
         its number of persons.
 
     Raises:
-        InputError: if the pictures are not pairs, there are too few persons for a batch, or the ranks cannot
+        InputError: if the images are not pairs, there are too few persons for a batch, or the ranks cannot
             share it.
         DivergedError: if the loss is not finite.
     """
@@ -248,8 +248,8 @@ def train(
     network = compile_network(network, params.compile, partial(run.trial, losses), dtype)
     images = 2 * params.persons_per_batch * params.pairs_per_person
     steps = params.epochs * per_epoch
-    for figures in run.history:
-        log(int(figures["step"]), {name: value for name, value in figures.items() if name != "step"})
+    for metrics in run.history:
+        log(int(metrics["step"]), {name: value for name, value in metrics.items() if name != "step"})
     where = device.type if ranks.count == 1 else f"{ranks.count} x {device.type}"
     logger.info("train %d persons, %d pairs, %d steps on %s in %s", persons, len(hr), steps, where, dtype)
     meter = Meter(ranks)
@@ -263,9 +263,9 @@ def train(
 
             keep = run.step % params.checkpoint_every == 0 or run.step == steps
             if keep or run.step % params.log_every == 0:
-                figures = meter.report(run.step, rate, images)
-                run.history.append({"step": run.step, **figures})
-                log(run.step, figures)
+                metrics = meter.report(run.step, rate, images)
+                run.history.append({"step": run.step, **metrics})
+                log(run.step, metrics)
             if keep and ranks.rank == 0:
                 run.save(checkpoint)
             display.update(bar, completed=run.step)
