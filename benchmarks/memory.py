@@ -119,7 +119,7 @@ def large_set(storage: str) -> tuple[dict[str, Memory], float]:
     """Peaks of a train stage that reads an epoch's batches, then trains for some steps; images/s read."""
     import torch
 
-    from dgrl.training.image_bank import ImageBank
+    from dgrl.image_bank import ImageBank
     from dgrl.training.sampler import PersonBatchSampler
     from dgrl.training.trainer import train as train_network
     from pipeline.train import train

@@ -20,8 +20,8 @@ import cv2
 from measure import timed
 
 from dgrl.datasets import market1501
-from dgrl.mlr import MlrParams
-from dgrl.processes import map_shards, usable_cores
+from dgrl.mlr.protocol import MlrParams
+from dgrl.parallel.processes import map_shards, usable_cores
 from dgrl.random import named_generator
 from dgrl.tables import write_table
 from pipeline.params import Params, load_params

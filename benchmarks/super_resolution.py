@@ -31,10 +31,11 @@ from safetensors.torch import save_file
 
 from dgrl.datasets import synthetic
 from dgrl.datasets.synthetic import SyntheticParams
-from dgrl.device import default_device, default_workers
-from dgrl.mlr import downsample
+from dgrl.mlr.degrade import downsample
+from dgrl.parallel.device import default_device, default_workers
 from dgrl.random import named_seed
-from dgrl.superres.upscale import SrParams, load_rcan, upscale_table
+from dgrl.superres.params import SrParams
+from dgrl.superres.upscale import load_rcan, upscale_table
 from dgrl.tables import ImageRow, read_rows, shards, write_table
 
 REPEATS = 3

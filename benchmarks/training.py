@@ -39,18 +39,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from dgrl.datasets.synthetic import SyntheticParams, images
-from dgrl.device import default_device, keep_freed_memory
-from dgrl.losses import loss_terms
-from dgrl.mlr import downsample
+from dgrl.image_bank import ImageBank, load_bank, resize
+from dgrl.mlr.degrade import downsample
+from dgrl.model.inputs import MEAN, STD
+from dgrl.model.losses import loss_terms
 from dgrl.model.network import DGRL
-from dgrl.model.params import ModelParams
+from dgrl.model.params import LossParams, ModelParams
+from dgrl.parallel.device import default_device, keep_freed_memory
 from dgrl.random import named_generator, named_seed
 from dgrl.tables import ImageRow, read_keys, read_rows, write_table
-from dgrl.training.augment import MEAN, STD
 from dgrl.training.batches import Batches
 from dgrl.training.distributed import ALONE
-from dgrl.training.image_bank import ImageBank, load_bank, resize
-from dgrl.training.params import AugmentParams, LossParams, TrainParams
+from dgrl.training.params import AugmentParams, TrainParams
 from dgrl.training.sampler import Indices, PersonBatchSampler
 from dgrl.training.trainer import train
 

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgrl.device import default_device, gpus
+from dgrl.image_bank import resize
 from dgrl.images import Image
+from dgrl.model.inputs import normalise
 from dgrl.model.network import DGRL, Stream
-from dgrl.processes import imap
+from dgrl.parallel.device import default_device, gpus
+from dgrl.parallel.processes import imap
 from dgrl.progress import track
-from dgrl.training.augment import normalise
-from dgrl.training.checkpoint import load_model
-from dgrl.training.image_bank import resize
+from dgrl.weights.published import load_model
 
 
 class Extractor:

@@ -22,10 +22,10 @@ import torch
 import typer
 
 from dgrl.files import atomic_file
-from pipeline.ablate import experiment_names
-from pipeline.paper import ABLATIONS, FULL
+from pipeline.experiments.ablate import experiment_names
+from pipeline.experiments.paper import ABLATIONS, FULL
+from pipeline.experiments.table import table
 from pipeline.params import DatasetName
-from pipeline.table import table
 
 PAGE = Path(__file__).with_name("results.md")
 WEIGHTS = Path("data/weights/market1501.safetensors")

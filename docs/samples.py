@@ -11,7 +11,7 @@ import numpy as np
 
 from dgrl.datasets.synthetic import SyntheticParams, images
 from dgrl.images import encode_png
-from dgrl.mlr import downsample
+from dgrl.mlr.degrade import downsample
 
 FACTORS = (1, 2, 3, 4)
 PERSONS, MARGIN = 8, 6  # images, pixels

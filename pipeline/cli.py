@@ -11,9 +11,9 @@ import typer
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
-from dgrl.processes import DEFAULT_BACKEND, Backend, die_with_parent
+from dgrl.parallel.processes import DEFAULT_BACKEND, Backend, die_with_parent
+from pipeline.experiments.paper import AblationName, TableFormat, TableName
 from pipeline.logs import set_up_logs
-from pipeline.paper import AblationName, TableFormat, TableName
 from pipeline.params import DatasetName, load_params
 
 PRESETS = Path("presets")
@@ -170,7 +170,7 @@ def ablate(
     name: Annotated[str | None, typer.Option(help="Start of the experiments' names; default ROWS.")] = None,
 ) -> None:
     """Queue the rows of an ablation table as DVC experiments; all else is as in params.yaml."""
-    from pipeline.ablate import ablate as run
+    from pipeline.experiments.ablate import ablate as run
 
     names = run(rows, seeds, trials, dataset, name)
     typer.echo(f"queued {len(names)} experiments, {names[0]} to {names[-1]}; `dvc queue start` runs them")
@@ -190,7 +190,7 @@ def table(
     ] = False,
 ) -> None:
     """Write a table of the experiments beside the paper's: mean and deviation over seeds and trials."""
-    from pipeline.table import table as run
+    from pipeline.experiments.table import table as run
 
     text, notes = run(which, form, dataset, where or (), all_commits=all_commits)
     for note in notes:

@@ -6,8 +6,8 @@ import pandas as pd
 
 from dgrl.errors import InputError
 from dgrl.images import pixel_sha256
-from dgrl.mlr import TABLES, table_digest
-from dgrl.processes import DEFAULT_BACKEND, Backend, map_shards
+from dgrl.mlr.protocol import TABLES, table_digest
+from dgrl.parallel.processes import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import read_keys, read_rows, shards
 from pipeline.params import DatasetName
 from pipeline.paths import Paths

@@ -10,19 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dgrl.device import default_workers
 from dgrl.evaluation.ranking import DISTRACTOR as NOBODY
 from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
-from dgrl.evaluation.report import Example, Match, choose_examples, render
 from dgrl.evaluation.rerank import KReciprocal
 from dgrl.extractor import Extractor
 from dgrl.files import atomic_folder
+from dgrl.image_bank import ImageBank, load_bank
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
+from dgrl.parallel.device import default_workers
 from dgrl.random import named_seed
+from dgrl.report.report import Example, Match, choose_examples, render
 from dgrl.tables import DISTRACTOR, read_rows
-from dgrl.training.checkpoint import load_model
-from dgrl.training.image_bank import ImageBank, load_bank
+from dgrl.weights.published import load_model
 from pipeline.params import DatasetName, Params, as_scalar
 from pipeline.paths import Paths
 

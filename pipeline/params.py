@@ -13,11 +13,10 @@ from dgrl.datasets.market1501 import Market1501Params
 from dgrl.datasets.synthetic import SyntheticParams
 from dgrl.errors import InputError
 from dgrl.evaluation.params import EvaluateParams
-from dgrl.mlr import MlrParams
-from dgrl.model.params import ModelParams
-from dgrl.superres.pretrain import RcanParams
-from dgrl.superres.upscale import SrParams
-from dgrl.training.params import AugmentParams, LossParams, TrainParams
+from dgrl.mlr.protocol import MlrParams
+from dgrl.model.params import LossParams, ModelParams
+from dgrl.superres.params import RcanParams, SrParams
+from dgrl.training.params import AugmentParams, TrainParams
 
 DatasetName = Literal["synthetic", "viper", "caviar", "market1501", "cuhk03", "folder"]
 

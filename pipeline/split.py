@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from dgrl.files import atomic_file
-from dgrl.mlr import TABLES, Entry, describe, make_row, plan_split
-from dgrl.processes import DEFAULT_BACKEND, Backend, map_shards
+from dgrl.mlr.degrade import make_row
+from dgrl.mlr.protocol import TABLES, Entry, describe, plan_split
+from dgrl.parallel.processes import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import ImageRow, read_keys, read_rows, shards, write_shard
 from pipeline.params import DatasetName, Params
 from pipeline.paths import Paths

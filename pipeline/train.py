@@ -10,16 +10,16 @@ import torch
 from dvclive.live import Live
 
 import dgrl
-from dgrl.device import default_device, keep_freed_memory
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
-from dgrl.model.weights import require_file
+from dgrl.image_bank import ImageBank, choose_storage, load_bank
+from dgrl.parallel.device import default_device, keep_freed_memory
 from dgrl.tables import read_keys
-from dgrl.training.checkpoint import save_model
 from dgrl.training.distributed import Ranks, launch, ranks
-from dgrl.training.image_bank import ImageBank, choose_storage, load_bank
 from dgrl.training.trainer import Log
 from dgrl.training.trainer import train as train_network
+from dgrl.weights.initial import require_file
+from dgrl.weights.published import save_model
 from pipeline.logs import set_up_logs
 from pipeline.params import DatasetName, Params
 from pipeline.paths import Paths

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from dgrl.errors import InputError
-from pipeline.ablate import ablate, experiments
-from pipeline.paper import ABLATIONS, FULL, TABLES, AblationName
+from pipeline.experiments.ablate import ablate, experiments
+from pipeline.experiments.paper import ABLATIONS, FULL, TABLES, AblationName
 from pipeline.params import Params
 
 ROOT = Path(__file__).parents[1]

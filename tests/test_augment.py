@@ -12,8 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
 
 from dgrl.errors import InputError
+from dgrl.model.inputs import MEAN, STD, normalise
 from dgrl.random import named_generator, named_seed
-from dgrl.training.augment import MEAN, STD, Draw, augment, draw, normalise
+from dgrl.training.augment import Draw, augment, draw
 from dgrl.training.params import AugmentParams
 
 Image = npt.NDArray[np.uint8]

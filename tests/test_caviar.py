@@ -13,7 +13,7 @@ import pytest
 from archives import Members, message_of, pack, unpack
 
 from dgrl.datasets import caviar
-from dgrl.mlr import MlrParams, plan_split
+from dgrl.mlr.protocol import MlrParams, plan_split
 from dgrl.tables import KEYS, ImageRow
 
 REAL = Path(__file__).parents[2] / "shared/data/CAVIAR4REID.zip"

@@ -23,7 +23,8 @@ from dgrl import tables
 from dgrl.datasets import viper
 from dgrl.datasets.sources import SOURCES
 from dgrl.images import pixel_sha256
-from dgrl.mlr import TABLES, downsample, table_digest
+from dgrl.mlr.degrade import downsample
+from dgrl.mlr.protocol import TABLES, table_digest
 from dgrl.tables import read_keys, read_rows, shards, write_table
 from pipeline.cli import main
 

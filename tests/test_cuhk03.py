@@ -15,7 +15,7 @@ from scipy.io import savemat
 
 from dgrl.datasets import cuhk03
 from dgrl.errors import InputError
-from dgrl.mlr import TABLES
+from dgrl.mlr.protocol import TABLES
 from dgrl.tables import read_keys
 from pipeline.download import download
 from pipeline.params import Params, load_params

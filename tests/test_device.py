@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from dgrl.device import gpus
+from dgrl.parallel.device import gpus
 
 FREED = """
 import psutil, torch
-from dgrl.device import keep_freed_memory
+from dgrl.parallel.device import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 tensor = torch.ones(100_000_000, dtype=torch.uint8)

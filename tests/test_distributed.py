@@ -13,11 +13,12 @@ from test_training import AUGMENT, MODEL, banks, train_params
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgrl.errors import InputError
+from dgrl.model.params import LossParams
 from dgrl.random import named_generator
 from dgrl.training.batches import Batches
 from dgrl.training.checkpoint import load_checkpoint
 from dgrl.training.distributed import ALONE, Ranks, launch, ranks
-from dgrl.training.params import LossParams, TrainParams
+from dgrl.training.params import TrainParams
 from dgrl.training.trainer import train
 
 # A small learning rate: without batch norms the loss would grow a million times, and so its rounding.

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dgrl.extractor import Extractor
+from dgrl.model.inputs import MEAN, STD
 from dgrl.model.network import DGRL, Stream
 from dgrl.model.params import ModelParams
 from dgrl.random import named_generator
-from dgrl.training.augment import MEAN, STD
 
 HEIGHT, WIDTH, BATCH = 64, 32, 16
 COUNT = 2 * BATCH + 1  # the last batch is one image: another kernel than that of a full one
@@ -65,8 +65,8 @@ def test_bytes_do_not_depend_on_the_number_of_processes(
 
 
 def test_images_of_any_size_are_resized(model: DGRL, images: Tensor) -> None:
-    images = list(images[:3].permute(0, 2, 3, 1).numpy())
-    larger = [image.repeat(2, axis=0).repeat(2, axis=1) for image in images]  # area averages undo it
+    arrays = images[:3].permute(0, 2, 3, 1).numpy()
+    larger = [image.repeat(2, axis=0).repeat(2, axis=1) for image in arrays]  # area averages undo it
     expected = extractor(model).embed_tensor(images[:3], "hr")
     np.testing.assert_allclose(extractor(model, 2).embed(larger, "hr"), expected, atol=1e-6)
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from dgrl.datasets.synthetic import SyntheticParams, images
-from dgrl.mlr import downsample
-from dgrl.model.params import ModelParams
-from dgrl.training.image_bank import ImageBank, resize
-from dgrl.training.params import AugmentParams, LossParams, TrainParams
+from dgrl.image_bank import ImageBank, resize
+from dgrl.mlr.degrade import downsample
+from dgrl.model.params import LossParams, ModelParams
+from dgrl.training.params import AugmentParams, TrainParams
 from dgrl.training.trainer import train
 
 GOLDEN = Path(__file__).with_name("golden.json")

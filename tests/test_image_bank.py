@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dgrl import device
+from dgrl.image_bank import Storage, choose_storage, load_bank
 from dgrl.images import Image
+from dgrl.parallel import device
 from dgrl.random import named_generator
 from dgrl.tables import ImageRow, write_table
-from dgrl.training.image_bank import choose_storage, load_bank
-from dgrl.training.params import Storage
 
 CPU = torch.device("cpu")
 
@@ -66,7 +65,7 @@ def test_a_bank_has_every_image_at_the_size(
 def test_a_file_is_decoded_once(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "bank.npy"
     first = load_bank(table, 64, 32, file=file)
-    monkeypatch.setattr("dgrl.training.image_bank._decode", None)
+    monkeypatch.setattr("dgrl.image_bank._decode", None)
     second = load_bank(table, 64, 32, file=file)
     assert torch.equal(first.images, second.images)
 
@@ -76,7 +75,7 @@ def test_a_file_that_was_cut_short_is_not_taken(
 ) -> None:
     file = tmp_path / "bank.npy"
     with monkeypatch.context() as patch:
-        patch.setattr("dgrl.training.image_bank.resize", lambda *_: 1 / 0)
+        patch.setattr("dgrl.image_bank.resize", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             load_bank(table, 64, 32, file=file)
     assert not list(tmp_path.iterdir())
@@ -102,7 +101,7 @@ def test_images_lie_where_they_fit(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("dgrl.training.image_bank.free_memory", lambda device: 1000)
+    monkeypatch.setattr("dgrl.image_bank.free_memory", lambda device: 1000)
     with caplog.at_level(logging.INFO):
         assert choose_storage(wanted, needed, CPU) == storage
     assert said in caplog.text

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from dgrl.errors import InputError
-from dgrl.losses import id_loss, kl_loss, l1_loss, loss_terms, wrt_loss
+from dgrl.model.losses import id_loss, kl_loss, l1_loss, loss_terms, wrt_loss
 from dgrl.model.network import DGRL, Output
-from dgrl.model.params import ModelParams
+from dgrl.model.params import LossParams, ModelParams, WrtForm
 from dgrl.random import named_generator
-from dgrl.training.params import LossParams, WrtForm
 
 Array = npt.NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from archives import Members, message_of, pack, unpack
 
 from dgrl.datasets import market1501
 from dgrl.errors import InputError
-from dgrl.mlr import MlrParams, plan_split
+from dgrl.mlr.protocol import MlrParams, plan_split
 from dgrl.tables import KEYS, ImageRow
 
 REAL = Path(__file__).parents[2] / "shared/data/Market-1501-v15.09.15.train-only.zip"

@@ -16,7 +16,8 @@ from scipy.stats import chisquare
 
 from dgrl.errors import InputError
 from dgrl.images import decode, pixel_sha256
-from dgrl.mlr import TABLES, Entry, MlrParams, Split, describe, downsample, make_row, plan_split, table_digest
+from dgrl.mlr.degrade import downsample, make_row
+from dgrl.mlr.protocol import TABLES, Entry, MlrParams, Split, describe, plan_split, table_digest
 from dgrl.tables import KEYS, ImageRow
 
 Pixels = npt.NDArray[np.uint8]

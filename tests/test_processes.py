@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dgrl.errors import InputError
-from dgrl.processes import imap, map_shards, usable_cores
+from dgrl.parallel.processes import imap, map_shards, usable_cores
 
 
 def _slow_first(number: int) -> tuple[int, int]:
@@ -144,7 +144,8 @@ def test_usable_cores_respects_the_affinity() -> None:
 
 PARENT = """
 import os, subprocess, sys
-child = "import sys, time; from dgrl.processes import die_with_parent; die_with_parent(int(sys.argv[1]));" \
+child = "import sys, time; from dgrl.parallel.processes import die_with_parent;" \
+    "die_with_parent(int(sys.argv[1]));" \
     "sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)"
 process = subprocess.Popen([sys.executable, "-c", child, str(os.getpid())], stdout=subprocess.PIPE)
 process.stdout.read(5)

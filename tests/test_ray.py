@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from dgrl.errors import InputError
-from dgrl.mlr import Entry, make_row
-from dgrl.processes import map_shards
+from dgrl.mlr.degrade import make_row
+from dgrl.mlr.protocol import Entry
+from dgrl.parallel.processes import map_shards
 from dgrl.random import named_generator
 from dgrl.tables import ImageRow, read_rows, shards, write_shard
 
@@ -190,7 +191,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 
 LOCAL = """
 import os, sys
-from dgrl.processes import map_shards
+from dgrl.parallel.processes import map_shards
 assert "ray" not in sys.modules
 assert map_shards(os.path.basename, ["a/b", "c/d"], description="names", backend="ray") == ["b", "d"]
 """

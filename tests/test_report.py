@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dgrl.errors import InputError
-from dgrl.evaluation.report import THUMBNAIL_SIDE, Example, Match, choose_examples, render
 from dgrl.images import decode, encode_png
 from dgrl.random import named_generator
+from dgrl.report.report import THUMBNAIL_SIDE, Example, Match, choose_examples, render
 
 VOID = {"meta", "img", "br"}  # HTML elements without an end tag; SVG's are written <line/>
 METRICS = {"rank1": 45.94, "mAP": 51.25, "queries": 1316, "multi_shot.rank1": 60.06, "factor 2.rank1": 48.0}

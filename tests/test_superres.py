@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from dgrl.errors import InputError
 from dgrl.images import Image, decode, pixel_sha256
 from dgrl.random import named_generator
-from dgrl.superres.pretrain import RcanParams, held_out, options, pretrain
-from dgrl.superres.upscale import SrParams, load_rcan, upscale_table
+from dgrl.superres.params import RcanParams, SrParams
+from dgrl.superres.pretrain import held_out, options, pretrain
+from dgrl.superres.upscale import load_rcan, upscale_table
 from dgrl.tables import SR_IMAGES, ImageRow, read_rows, shards, write_shard, write_table
 
 ARCHITECTURE = {"num_feat": 8, "num_group": 1, "num_block": 1, "squeeze_factor": 4}

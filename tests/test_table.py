@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from dgrl.errors import InputError
-from pipeline.ablate import ablate
-from pipeline.paper import FULL, TABLES
-from pipeline.render import Line, render
-from pipeline.table import parse_choices, read_runs, summarise, table
+from pipeline.experiments.ablate import ablate
+from pipeline.experiments.paper import FULL, TABLES
+from pipeline.experiments.render import Line, render
+from pipeline.experiments.table import parse_choices, read_runs, summarise, table
 
 ROOT = Path(__file__).parents[1]
 USUAL = {**FULL, "sr.method": "rcan", "train.seed": 0, "mlr.trial": 0, "train.epochs": 40, "loss.gamma": 5.0}

@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import save_file
 
 from dgrl.errors import InputError
-from dgrl.losses import loss_terms
+from dgrl.image_bank import ImageBank
+from dgrl.model.losses import loss_terms
 from dgrl.model.network import DGRL
-from dgrl.model.params import ModelParams
+from dgrl.model.params import LossParams, ModelParams
 from dgrl.training.batches import Batches
-from dgrl.training.checkpoint import load_checkpoint, load_model, save_model
+from dgrl.training.checkpoint import load_checkpoint
 from dgrl.training.distributed import ALONE
-from dgrl.training.image_bank import ImageBank
-from dgrl.training.params import AugmentParams, LossParams, TrainParams
+from dgrl.training.params import AugmentParams, TrainParams
 from dgrl.training.trainer import DivergedError, Run, Schedule, train
+from dgrl.weights.published import load_model, save_model
 
 MODEL = ModelParams(backbone="resnet18", weights="none", height=32, width=32, dimension=16, groups=4)
 AUGMENT = AugmentParams(pad=2)
@@ -40,14 +41,14 @@ def banks(persons: int = 6, images: int = 4) -> tuple[ImageBank, ImageBank]:
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 255, (persons, 1, 3, 1, 1))
     noise = rng.integers(-30, 30, (2, persons, images, 3, 32, 32))
-    images = np.clip(colours + noise, 0, 255).astype(np.uint8).reshape(2, -1, 3, 32, 32)
+    pixels = np.clip(colours + noise, 0, 255).astype(np.uint8).reshape(2, -1, 3, 32, 32)
     keys = pd.DataFrame(
         {
             "image_id": [f"{p}_{i}" for p in range(persons) for i in range(images)],
             "person_id": [str(p) for p in range(persons) for _ in range(images)],
         }
     )
-    return ImageBank(torch.from_numpy(images[0]), keys), ImageBank(torch.from_numpy(images[1]), keys)
+    return ImageBank(torch.from_numpy(pixels[0]), keys), ImageBank(torch.from_numpy(pixels[1]), keys)
 
 
 class Curve:

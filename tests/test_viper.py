@@ -11,7 +11,7 @@ import pytest
 from archives import Members, keys, message_of, pack, unpack
 
 from dgrl.datasets import viper
-from dgrl.mlr import MlrParams, plan_split, table_digest
+from dgrl.mlr.protocol import MlrParams, plan_split, table_digest
 from dgrl.tables import ImageRow
 
 REAL = Path(__file__).parents[2] / "shared/data/VIPeR.v1.0.zip"

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from dgrl.errors import InputError
 from dgrl.model.network import DGRL
 from dgrl.model.params import BackboneName, ModelParams
-from dgrl.model.weights import Match, initialise, match_weights
-from dgrl.training.checkpoint import load_model, save_model
+from dgrl.weights.initial import Match, initialise, match_weights
+from dgrl.weights.published import load_model, save_model
 
 SMALL = ModelParams(
     backbone="resnet18", weights="none", height=64, width=32, groups=4, dimension=24, group_hidden=8

@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dgrl.device import default_device
 from dgrl.errors import InputError
-from dgrl.processes import usable_cores
+from dgrl.parallel.device import default_device
+from dgrl.parallel.processes import usable_cores
 from dgrl.random import named_generator
 
 DISTRACTOR = -1  # person id of gallery images that show nobody of interest

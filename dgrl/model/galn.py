@@ -1,4 +1,4 @@
-"""The group-aware learning network, GALN (paper III-C, metric 4).
+"""The group-aware learning network, GALN (paper III-C, figure 4).
 
 Reference: Kim et al., GroupFace: Learning Latent Groups and Constructing Group-based Representations for Face
 Recognition, CVPR 2020, from which the instance, group and probability layers come.

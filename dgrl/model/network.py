@@ -1,4 +1,4 @@
-"""The DGRL network (paper section III, metric 2)."""
+"""The DGRL network (paper section III, figure 2)."""
 
 from typing import Literal, NamedTuple
 

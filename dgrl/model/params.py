@@ -1,4 +1,4 @@
-"""``model:`` of params.yaml; a module without torch, which takes seconds to import."""
+"""``model:`` and ``loss:`` of params.yaml; a module without torch, which takes seconds to import."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +10,8 @@ from dgrl.config import Section
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 WEIGHTS_NAMES = ("imagenet", "none")
 WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".pth.tar")
+Weight = Annotated[float, Field(ge=0)]
+WrtForm = Literal["stable", "reference"]
 Size = Annotated[int, Field(ge=32, multiple_of=16)]
 
 
@@ -44,3 +46,18 @@ class ModelParams(Section):
     def weights_file(self) -> Path | None:
         """The file that ``weights`` names, whether it exists or not; None if it names none."""
         return None if self.weights in WEIGHTS_NAMES else Path(self.weights)
+
+
+class LossParams(Section):
+    """``loss:`` of params.yaml; the defaults are the paper's (IV-C), (d) marks what it leaves open."""
+
+    gamma: Weight = 5.0  # of L1, eq. 13
+    alpha1: Weight = 0.5  # ID of the side branch from stage 2, eq. 7
+    beta1: Weight = 0.5  # ID of the side branch from stage 3, eq. 7
+    alpha2: Weight = 0.5  # WRT of the side branch from stage 2, eq. 9
+    beta2: Weight = 0.5  # WRT of the side branch from stage 3, eq. 9
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # xi of eq. 6
+    wrt: bool = True  # Table II
+    wrt_form: WrtForm = "stable"  # (d) reference: AGW's public code
+    l1: bool = True  # Table II
+    kl: bool = True  # Table II

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 
 from dgrl.errors import InputError
 from dgrl.images import Image
-from dgrl.processes import die_with_parent
+from dgrl.parallel.processes import die_with_parent
 from dgrl.random import named_generator
 from dgrl.tables import read_rows
 

@@ -16,18 +16,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import pandas as pd
 import yaml
-from pydantic import Field, Strict, model_validator
 from safetensors.numpy import save_file
 
-from dgrl.config import IntTuple, Section
 from dgrl.errors import InputError
 from dgrl.files import atomic_folder
 from dgrl.progress import progress
 from dgrl.random import named_generator, named_seed
+from dgrl.superres.params import RcanParams
 from dgrl.tables import read_keys
 
 PUBLISHED = ("rcan.safetensors", "metrics.json", "loss.csv")
@@ -39,47 +38,6 @@ _ITERATION = re.compile(r"iteration (\d+)")
 _LOG_TAIL = 15  # lines of the log that an error quotes
 
 logger = logging.getLogger(__name__)
-
-
-class RcanParams(Section):
-    """RCAN's architecture and training.
-
-    The defaults are basicsr's option file for RCAN, but for the patch, which must fit into a pedestrian. A
-    small network on a small budget wants another regime: a patch of 24, a learning rate of 3e-3 to 5e-3 and
-    an average over the last fiftieth of the iterations.
-    """
-
-    features: int = Field(64, ge=1)
-    groups: int = Field(10, ge=1)
-    blocks: int = Field(20, ge=1)
-    squeeze: int = Field(16, ge=1)
-    res_scale: float = Field(1.0, gt=0)
-    iterations: int = Field(300_000, ge=1)
-    batch: int = Field(16, ge=1)
-    patch: int = Field(48, ge=12)  # HR pixels; SSIM's window is 11
-    learning_rate: float = Field(1e-4, gt=0)
-    milestones: Annotated[tuple[float, ...], Strict(False)] = (2 / 3,)  # fractions of the iterations
-    warmup: int = Field(0, ge=0)  # iterations of linear rise; basicsr stops one step short of the rate
-    ema_decay: float = Field(0.999, ge=0, lt=1)  # averages 1 / (1 - decay) iterations; 0 = off
-    val_fraction: float = Field(0.05, gt=0, lt=1)  # of the training persons
-    scales: IntTuple = (2, 3, 4)
-    seed: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.features < self.squeeze:
-            raise ValueError(f"features must be at least squeeze ({self.squeeze}), not {self.features}")
-        if not self.scales or any(scale not in (2, 3, 4, 8) for scale in self.scales):
-            raise ValueError(f"scales must be some of 2, 3, 4 and 8, not {self.scales}")
-        if self.patch % math.lcm(*self.scales):
-            raise ValueError(f"patch must be divisible by every scale of {self.scales}, not {self.patch}")
-        if any(not 0 < fraction < 1 for fraction in self.milestones):
-            raise ValueError(f"milestones must be fractions between 0 and 1, not {self.milestones}")
-        if self.warmup >= min(self.milestones, default=1) * self.iterations:
-            raise ValueError(
-                f"warmup must end before the first milestone, not after {self.warmup} iterations"
-            )
-        return self
 
 
 def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work: Path) -> dict[str, float]:

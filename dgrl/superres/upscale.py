@@ -10,20 +10,19 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from dgrl.config import Section
 from dgrl.errors import InputError
 from dgrl.files import atomic_folder
 from dgrl.images import Image
-from dgrl.processes import imap, usable_cores
+from dgrl.parallel.processes import imap, usable_cores
 from dgrl.progress import track
+from dgrl.superres.params import SrParams
 from dgrl.tables import ROWS_PER_SHARD, SR_IMAGES, ImageRow, read_keys, read_rows, shards, write_shard
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bicubic does without
@@ -33,13 +32,6 @@ Pair = tuple[ImageRow, ImageRow | None]  # an LR image and, where it is known, i
 
 _EXACT = 100.0  # dB for equal images, so that a mean stays finite
 _ROWS_PER_JOB = 16  # on a CPU: few, so that no process waits long for another at the end
-
-
-class SrParams(Section):
-    """How LR images are brought to HR size."""
-
-    method: Literal["rcan", "bicubic", "none"] = "rcan"
-    batch: int = Field(64, ge=1)  # images at once on a GPU; a CPU takes them one by one
 
 
 def upscale_table(
@@ -138,7 +130,7 @@ def _load_factor(path: Path, factor: int) -> nn.Module:
 
 
 def _gpus() -> list[str]:
-    from dgrl.device import gpus
+    from dgrl.parallel.device import gpus
 
     return gpus()
 
@@ -191,7 +183,7 @@ def _bicubic(images: list[Image], factor: int) -> Iterator[Image]:
 def _rcan(images: list[Image], network: nn.Module, batch: int) -> Iterator[Image]:
     import torch
 
-    from dgrl.device import default_device
+    from dgrl.parallel.device import default_device
 
     device = default_device()
     if device.type == "cpu":

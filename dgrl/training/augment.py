@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgrl.device import to_device
+from dgrl.model.inputs import normalise
+from dgrl.parallel.device import to_device
 from dgrl.training.params import AugmentParams
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, as torchvision's weights expect
-STD = (0.229, 0.224, 0.225)
 ERASE_AREA = (0.02, 0.4)  # of the image: Zhong et al., Random Erasing Data Augmentation, AAAI 2020
 ERASE_ASPECT = (0.3, 1 / 0.3)
 
@@ -72,14 +71,6 @@ def augment(images: Tensor, pad: int, drawn: Draw) -> Tensor:
     cropped = padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, 3]
     normalised = normalise(cropped.permute(0, 3, 1, 2))
     return normalised.masked_fill_(_inside(erase, height, width), 0.0)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Images in 0..255 [B, 3, H, W] to float32 with ImageNet's mean and deviation, channels_last."""
-    mean, std = (
-        to_device(255 * torch.tensor(values), images.device).view(1, 3, 1, 1) for values in (MEAN, STD)
-    )
-    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def _inside(boxes: Tensor, height: int, width: int) -> Tensor:

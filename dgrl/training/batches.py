@@ -7,12 +7,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dgrl.device import to_device
 from dgrl.errors import InputError
+from dgrl.image_bank import ImageBank
+from dgrl.parallel.device import to_device
 from dgrl.random import named_seed
 from dgrl.training.augment import augment, draw
 from dgrl.training.distributed import Ranks
-from dgrl.training.image_bank import ImageBank
 from dgrl.training.params import AugmentParams, TrainParams
 from dgrl.training.sampler import Indices, PersonBatchSampler
 

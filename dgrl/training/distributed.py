@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from dgrl.errors import InputError
-from dgrl.processes import die_with_parent, usable_cores
+from dgrl.parallel.processes import die_with_parent, usable_cores
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""``loss:``, ``augment:`` and ``train:`` of params.yaml; without torch, which takes seconds to import.
+"""``augment:`` and ``train:`` of params.yaml; without torch, which takes seconds to import.
 
 The defaults are the paper's (IV-C); (d) marks what it leaves open.
 """
@@ -9,27 +9,9 @@ from pydantic import Field
 
 from dgrl.config import Section
 
-Weight = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-Storage = Literal["device", "memory", "file"]  # on the GPU, in memory, in a file mapped into it
-WrtForm = Literal["stable", "reference"]
 CompileMode = Literal["none", "default", "cuda_graphs"]
-
-
-class LossParams(Section):
-    """``loss:`` of params.yaml; the defaults are the paper's (IV-C), (d) marks what it leaves open."""
-
-    gamma: Weight = 5.0  # of L1, eq. 13
-    alpha1: Weight = 0.5  # ID of the side branch from stage 2, eq. 7
-    beta1: Weight = 0.5  # ID of the side branch from stage 3, eq. 7
-    alpha2: Weight = 0.5  # WRT of the side branch from stage 2, eq. 9
-    beta2: Weight = 0.5  # WRT of the side branch from stage 3, eq. 9
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # xi of eq. 6
-    wrt: bool = True  # Table II
-    wrt_form: WrtForm = "stable"  # (d) reference: AGW's public code
-    l1: bool = True  # Table II
-    kl: bool = True  # Table II
 
 
 class AugmentParams(Section):
@@ -57,7 +39,7 @@ class TrainParams(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # (d) averages 1 / (1 - decay) steps; 0 = off
     processes: Positive = 1  # that share each batch, one per GPU
     sync_batch_norm: bool = False  # (d) statistics of the whole batch, not of each GPU's share
-    storage: Literal["auto", Storage] = "auto"  # of the decoded images: where they fit
+    storage: Literal["auto", "device", "memory", "file"] = "auto"  # of the decoded images: where they fit
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
     compile: CompileMode = "none"  # torch.compile, if its losses are equal; cuda_graphs: with CUDA graphs
     log_every: Positive = 20  # steps

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dgrl.device import default_device
 from dgrl.errors import InputError
-from dgrl.losses import loss_terms
+from dgrl.image_bank import ImageBank
+from dgrl.model.losses import loss_terms
 from dgrl.model.network import DGRL
-from dgrl.model.params import ModelParams
-from dgrl.model.weights import initialise
+from dgrl.model.params import LossParams, ModelParams
+from dgrl.parallel.device import default_device
 from dgrl.progress import progress
 from dgrl.random import named_seed
 from dgrl.training.batches import Batches
 from dgrl.training.checkpoint import load_checkpoint, save_checkpoint
 from dgrl.training.compiled import compile_network
 from dgrl.training.distributed import ALONE, Ranks
-from dgrl.training.image_bank import ImageBank
-from dgrl.training.params import AugmentParams, LossParams, TrainParams
+from dgrl.training.params import AugmentParams, TrainParams
+from dgrl.weights.initial import initialise
 
 Log = Callable[[int, Mapping[str, float]], None]  # step, metrics
 

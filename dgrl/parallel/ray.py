@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from dgrl.errors import InputError
-from dgrl.processes import usable_cores
+from dgrl.parallel.processes import usable_cores
 from dgrl.progress import track
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ _RETRIES = 3  # of a shard whose worker or node was lost; an error of the functi
 def map_on_ray(
     function: Callable[[T], R], shards: Sequence[T], *, workers: int | None = None, description: str
 ) -> list[R]:
-    """Call ``function`` on every shard as Ray tasks; see ``dgrl.processes.map_shards``.
+    """Call ``function`` on every shard as Ray tasks; see ``dgrl.parallel.processes.map_shards``.
 
     Runs on the cluster of the environment variable RAY_ADDRESS (``host:port``, or ``auto`` on a node of one),
     else on the cores of this machine; a program that is connected to Ray stays so. Every node needs dgrl

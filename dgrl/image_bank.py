@@ -19,13 +19,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dgrl.device import free_memory, to_device
 from dgrl.files import atomic_file
 from dgrl.images import Image
-from dgrl.processes import usable_cores
+from dgrl.parallel.device import free_memory, to_device
+from dgrl.parallel.processes import usable_cores
 from dgrl.progress import track
 from dgrl.tables import ImageRow, read_keys, read_rows, shards
-from dgrl.training.params import Storage
+
+Storage = Literal["device", "memory", "file"]  # on the GPU, in memory, in a file mapped into it
 
 SHARE = 0.5  # of the free memory that images may take; the network needs some as well
 

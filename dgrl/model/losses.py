@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgrl.model.network import Output
+from dgrl.model.params import LossParams, WrtForm
 from dgrl.model.precision import at_least_float32
-from dgrl.training.params import LossParams, WrtForm
 
 BRANCHES = ("", "_side2", "_side3")  # main, ' and '' of eq. 7 and 9
 

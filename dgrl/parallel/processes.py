@@ -42,8 +42,8 @@ def map_shards(
         shards: the arguments, one per call; they and the results are pickled too.
         workers: processes; default the cores that this process may use. 1 runs in this process.
         description: what the progress bar says.
-        backend: ``processes`` of this machine, or tasks on a ``ray`` cluster (``dgrl.cluster.map_on_ray``);
-            the results are the same.
+        backend: ``processes`` of this machine, or tasks on a ``ray`` cluster (``map_on_ray``); the results
+            are the same.
 
     Returns:
         The results, in the order of ``shards``.
@@ -54,7 +54,7 @@ def map_shards(
         Exception: the first error of ``function``, as it is; shards not yet begun are dropped.
     """
     if backend == "ray":
-        from dgrl.cluster import map_on_ray
+        from dgrl.parallel.ray import map_on_ray
 
         return map_on_ray(function, shards, workers=workers, description=description)
     workers = min(usable_cores() if workers is None else workers, len(shards))

@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from dgrl.processes import usable_cores
+from dgrl.parallel.processes import usable_cores
 
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # malloc.h
 _CGROUP = Path("/sys/fs/cgroup")  # version 2: what a container may take

@@ -8,7 +8,7 @@ from typing import Any
 
 from dgrl.errors import InputError
 from dgrl.progress import track
-from pipeline.paper import ABLATIONS, AblationName
+from pipeline.experiments.paper import ABLATIONS, AblationName
 from pipeline.params import DatasetName, load_params
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from pipeline.paper import DATASET_TITLES, Metrics, Table, TableFormat
+from pipeline.experiments.paper import DATASET_TITLES, Metrics, Table, TableFormat
 
 RANKS = ("rank1", "rank5", "rank10")
 _DASH = "-"

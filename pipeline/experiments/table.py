@@ -8,11 +8,11 @@ import pandas as pd
 import yaml
 
 from dgrl.errors import InputError
-from pipeline.ablate import experiments
-from pipeline.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
+from pipeline.experiments.ablate import experiments
+from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
+from pipeline.experiments.render import RANKS, Line, render
 from pipeline.params import DatasetName, as_scalar
 from pipeline.paths import Paths
-from pipeline.render import RANKS, Line, render
 
 _SEEDS = ("train.seed", "mlr.trial")  # what the mean is over
 _KEYS = ("experiment", "commit", "dataset", *RANKS)

@@ -1,0 +1,1 @@
+"""The multi-low-resolution (MLR) protocol."""

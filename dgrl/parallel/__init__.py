@@ -1,0 +1,1 @@
+"""What runs where: processes, a Ray cluster, the device."""

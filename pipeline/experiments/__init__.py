@@ -1,0 +1,1 @@
+"""Ablations and tables: what is no stage."""
