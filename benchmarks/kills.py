@@ -49,7 +49,8 @@ def tiny_params() -> dict[str, Any]:
     params["rcan"] |= {"iterations": 10, "warmup": 2}
     params["sr"]["method"] = "bicubic"
     params["model"] |= {"height": 32, "width": 32, "side_branches": False, "dimension": 16, "groups": 4}
-    params["train"] |= {"persons_per_batch": 4, "epochs": 12, "log_every": 1, "checkpoint_every": 8}
+    params["train"] |= {"persons_per_batch": 4, "epochs": 12}
+    params["runtime"] |= {"log_every": 1, "checkpoint_every": 8}
     params["train"]["ema_decay"] = 0.9
     return params
 

@@ -28,7 +28,7 @@ from dgrl.model.params import ModelParams
 from dgrl.random import named_generator
 from dgrl.tables import ImageRow, write_table
 from dgrl.training.params import TrainParams
-from pipeline.params import Params, load_params
+from pipeline.params import Params, RuntimeParams, load_params
 from pipeline.paths import Paths
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
@@ -63,10 +63,13 @@ def write_tables(persons: int) -> None:
 
 def stage_params(**changes: object) -> Params:
     """A small network at the size of the thumbnails."""
-    settings = {"persons_per_batch": PERSONS, "pairs_per_person": PAIRS, "storage": "file"}
+    settings = {"persons_per_batch": PERSONS, "pairs_per_person": PAIRS, "storage": "file"} | changes
+    how = {key: settings.pop(key) for key in RuntimeParams.model_fields if key in settings}
     model = ModelParams(backbone="resnet18", weights="none", height=HEIGHT, width=WIDTH, side_branches=False)
-    train = TrainParams.parse(settings | changes, "train")
-    return load_params(PARAMS).model_copy(update={"model": model, "train": train})
+    train = TrainParams.parse(settings, "train")
+    return load_params(PARAMS).model_copy(
+        update={"model": model, "train": train, "runtime": RuntimeParams.parse(how, "runtime")}
+    )
 
 
 @contextmanager
@@ -120,22 +123,22 @@ def large_set(storage: str) -> tuple[dict[str, Memory], float]:
     import torch
 
     from dgrl.image_bank import ImageBank
+    from dgrl.training.batches import Batches
     from dgrl.training.sampler import PersonBatchSampler
-    from dgrl.training.trainer import train as train_network
     from pipeline.train import train
 
     speeds: list[float] = []
 
-    def measured(hr: ImageBank, sr: ImageBank, *args: Any) -> object:
-        batches = PersonBatchSampler(np.arange(len(hr)) // IMAGES, PERSONS, PAIRS, 0).epoch(0)
+    def measured(hr: ImageBank, sr: ImageBank, *args: Any) -> Batches:
+        epoch = PersonBatchSampler(np.arange(len(hr)) // IMAGES, PERSONS, PAIRS, 0).epoch(0)
         peaks.phase = "an epoch's images"
         started = time.perf_counter()
-        for batch in batches:
+        for batch in epoch:
             for bank in (hr, sr):
                 bank.take(torch.from_numpy(batch), torch.device("cpu"))
         speeds.append(2 * len(hr) / (time.perf_counter() - started))
         peaks.phase = "training"
-        return train_network(hr, sr, *args)
+        return Batches(hr, sr, *args)
 
     def stop(_step: int) -> None:
         raise EnoughError
@@ -143,7 +146,7 @@ def large_set(storage: str) -> tuple[dict[str, Memory], float]:
     peaks = Peaks("decoding", {"imports": resident()})
     with (
         log_hook(stop),
-        patch("pipeline.train.train_network", measured),
+        patch("pipeline.train.Batches", measured),
         peaks.watched(),
         suppress(EnoughError),
     ):

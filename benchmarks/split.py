@@ -21,7 +21,8 @@ from measure import timed
 
 from dgrl.datasets import market1501
 from dgrl.mlr.protocol import MlrParams
-from dgrl.parallel.processes import map_shards, usable_cores
+from dgrl.parallel.processes import usable_cores
+from dgrl.parallel.shards import map_shards
 from dgrl.random import named_generator
 from dgrl.tables import write_table
 from pipeline.params import Params, load_params

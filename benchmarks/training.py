@@ -53,6 +53,7 @@ from dgrl.training.distributed import ALONE
 from dgrl.training.params import AugmentParams, TrainParams
 from dgrl.training.sampler import Indices, PersonBatchSampler
 from dgrl.training.trainer import train
+from dgrl.weights.initial import build
 
 WARMUP, REPORTS = 4, 3  # of each turn: reports that do not count, and that do
 PAPER_EPOCHS, MARKET_PAIRS = 70, 12_936  # IV-C, IV-A
@@ -68,6 +69,7 @@ class Case:
 
     model: ModelParams
     train: TrainParams
+    log_every: int  # optimizer steps
     device: torch.device
     hr: Path
     sr: Path
@@ -144,7 +146,17 @@ def ours(case: Case) -> list[float]:
         patch("dgrl.training.trainer.default_device", lambda: case.device),
         suppress(EnoughError),
     ):
-        train(*case.banks(), case.model, LOSS, AUGMENT, case.train, Path(folder) / "checkpoint.pt", log)
+        batches = Batches(*case.banks(), AUGMENT, case.train, case.device, ALONE)
+        train(
+            build(case.model, batches.persons, case.train.seed),
+            partial(loss_terms, params=LOSS),
+            batches,
+            case.train,
+            Path(folder) / "checkpoint.pt",
+            log,
+            log_every=case.log_every,
+            checkpoint_every=10**6,
+        )
     return speeds[WARMUP:]
 
 
@@ -231,7 +243,7 @@ def loader(
     drawn = (batch.tolist() for epoch in count() for batch in case.sampler().epoch(epoch))
     return make(
         dataset=pairs,
-        batch_sampler=list(islice(drawn, 1 + (WARMUP + REPORTS) * case.train.log_every)),
+        batch_sampler=list(islice(drawn, 1 + (WARMUP + REPORTS) * case.log_every)),
         num_workers=workers,
         pin_memory=case.device.type == "cuda",
         **options,
@@ -240,8 +252,8 @@ def loader(
 
 def speeds_between(ends: list[float], case: Case) -> list[float]:
     """Images/s of blocks of as many steps as a report of ours has, from the ends of the steps."""
-    seconds = np.diff(ends[:: case.train.log_every])[WARMUP:]
-    return [2 * case.pairs * case.train.log_every / each for each in seconds]
+    seconds = np.diff(ends[:: case.log_every])[WARMUP:]
+    return [2 * case.pairs * case.log_every / each for each in seconds]
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
@@ -412,9 +424,9 @@ def case_of(args: argparse.Namespace, folder: Path) -> Case:
     model = ModelParams.parse(values, "model")
     steps = args.steps or (20 if args.device.type == "cuda" else 1)
     values = {"persons_per_batch": args.persons, "pairs_per_person": args.pairs, "compile": args.compile}
-    values |= {"epochs": 10**6, "log_every": steps, "checkpoint_every": 10**6}
+    values |= {"epochs": 10**6}
     params = TrainParams.parse(values, "train")
-    return Case(model, params, args.device, folder / "hr", folder / "sr")
+    return Case(model, params, steps, args.device, folder / "hr", folder / "sr")
 
 
 def main() -> None:

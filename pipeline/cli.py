@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +10,11 @@ import typer
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
-from dgrl.parallel.processes import DEFAULT_BACKEND, Backend, die_with_parent
+from dgrl.parallel.processes import die_with_parent
+from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
 from pipeline.experiments.paper import AblationName, TableFormat, TableName
 from pipeline.logs import set_up_logs
-from pipeline.params import DatasetName, load_params
-
-PRESETS = Path("presets")
+from pipeline.params import load_params
 
 app = typer.Typer(
     name="dgrl",
@@ -27,10 +25,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-DatasetArgument = Annotated[DatasetName, typer.Argument(help="The dataset, one of params.yaml's `datasets`.")]
-DatasetOption = Annotated[
-    DatasetName | None, typer.Option(help="One of params.yaml's `datasets`; default all.")
-]
+DatasetArgument = Annotated[str, typer.Argument(help="The dataset, one of params.yaml's `datasets`.")]
+DatasetOption = Annotated[str | None, typer.Option(help="One of params.yaml's `datasets`; default all.")]
 WorkersOption = Annotated[
     int | None,
     typer.Option(help="Processes; default one per core, or one per GPU where a GPU computes.", min=1),
@@ -75,7 +71,8 @@ def split(
     """
     from pipeline.split import split as run
 
-    counts = run(dataset, load_params(), workers, backend)
+    params = load_params()
+    counts = run(dataset, params, workers or params.runtime.workers, backend)
     logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
@@ -87,8 +84,8 @@ def pretrain_sr(
     """Train RCAN of one scale with basicsr on the HR training images, into data/<dataset>/rcan.
 
     Some training persons are held out to measure PSNR and SSIM against bicubic interpolation; test persons
-    are never seen. A dataset of mlr.real_lr needs no RCAN and gets none.
-    Parameters: rcan, mlr.real_lr.
+    are never seen. Nothing is trained where sr.method is not rcan, or for a dataset of mlr.real_lr.
+    Parameters: rcan, sr.method, mlr.real_lr.
     """
     from pipeline.pretrain_sr import pretrain_sr as run
 
@@ -96,7 +93,7 @@ def pretrain_sr(
         shown = metrics["psnr"], metrics["bicubic_psnr"]
         logger.info("%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, *shown)
     else:
-        logger.info("%s: its LR images are real (mlr.real_lr), so there is no RCAN to train", dataset)
+        logger.info("%s x%d: no RCAN is wanted, so none is trained", dataset, scale)
 
 
 @app.command("cache-sr")
@@ -107,7 +104,8 @@ def cache_sr(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
     """
     from pipeline.cache_sr import cache_sr as run
 
-    run(dataset, load_params(), workers)
+    params = load_params()
+    run(dataset, params, workers or params.runtime.workers)
 
 
 @app.command()
@@ -154,7 +152,8 @@ def evaluate(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
     """
     from pipeline.evaluate import evaluate as run
 
-    metrics = run(dataset, load_params(), workers)
+    params = load_params()
+    metrics = run(dataset, params, workers or params.runtime.workers)
     shown = ", ".join(f"{name} {metrics[name]:.1f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
     logger.info("%s: %s", dataset, shown)
 
@@ -204,16 +203,10 @@ def table(
 
 @app.command()
 def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")]) -> None:
-    """Put a preset in place of params.yaml: paper, viper-laptop, or synthetic (the file as committed)."""
-    allowed = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if name not in allowed:
-        raise InputError(
-            f"no preset {name!r} here (allowed: {', '.join(allowed) or 'none: not in the project folder'})"
-        )
-    source = PRESETS / f"{name}.yaml"
-    load_params(source)
-    with atomic_file(Path("params.yaml")) as file:
-        shutil.copyfile(source, file)
+    """Set every value of params.yaml to a preset's: paper, viper-laptop, or synthetic (as committed)."""
+    from pipeline.preset import preset as run
+
+    run(name)
 
 
 def main() -> None:

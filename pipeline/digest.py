@@ -7,14 +7,13 @@ import pandas as pd
 from dgrl.errors import InputError
 from dgrl.images import pixel_sha256
 from dgrl.mlr.protocol import TABLES, table_digest
-from dgrl.parallel.processes import DEFAULT_BACKEND, Backend, map_shards
+from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import read_keys, read_rows, shards
-from pipeline.params import DatasetName
 from pipeline.paths import Paths
 
 
 def digest(
-    dataset: DatasetName, workers: int | None = None, backend: Backend = DEFAULT_BACKEND
+    dataset: str, workers: int | None = None, backend: Backend = DEFAULT_BACKEND
 ) -> dict[str, tuple[int, str]]:
     """The number of images and the digest of each table of ``data/<dataset>/mlr``.
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import DISTRACTOR as NOBODY
 from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
 from dgrl.evaluation.rerank import KReciprocal
@@ -23,11 +24,11 @@ from dgrl.random import named_seed
 from dgrl.report.report import Example, Match, choose_examples, render
 from dgrl.tables import DISTRACTOR, read_rows
 from dgrl.weights.published import load_model
-from pipeline.params import DatasetName, Params, as_scalar
+from pipeline.params import Params, as_scalar
 from pipeline.paths import Paths
 
 
-def evaluate(dataset: DatasetName, params: Params, workers: int | None = None) -> dict[str, float]:
+def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[str, float]:
     """Write ``data/<dataset>/eval`` with ``workers`` processes, or as many as suit the machine.
 
     Returns:
@@ -55,7 +56,7 @@ def evaluate(dataset: DatasetName, params: Params, workers: int | None = None) -
         random = extractor(_untrained(model_params, params))
         untrained = rank(*_embed(random, query_bank, gallery_bank))
         metrics |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
-    options = _options(dataset, params)
+    options = _options(paths, params.evaluate)
     with atomic_folder(paths.eval) as folder:
         written = {dataset: _nested(metrics) | {"options": options}}
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
@@ -119,16 +120,19 @@ def _reranked(query: Embeddings, gallery: Embeddings, params: Params) -> dict[st
     return {f"rerank.{name}": value for name, value in ranking.metrics().items()}
 
 
-def _options(dataset: DatasetName, params: Params) -> dict[str, Any]:
-    """Every choice that the metrics depend on and that the paper leaves open."""
-    split = json.loads(Paths(dataset).split.read_text())
+def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
+    """Every choice that the metrics depend on and that the paper leaves open, as the files read say it."""
+    files = (paths.split, paths.sr_options, paths.config)
+    split, sr, trained = (json.loads(path.read_text()) for path in files)
+    model = trained["model"]
     return {
         **{f"mlr.{name}": as_scalar(value) for name, value in split["options"].items()},
-        "sr.method": params.sr.method,
-        "evaluate.flip": params.evaluate.flip,
-        "train.epochs": params.train.epochs,
-        "model.backbone": params.model.backbone,
-        "model.size": f"{params.model.height}x{params.model.width}",
+        "sr.method": sr["method"],
+        "evaluate.flip": params.flip,
+        "train.epochs": trained["train"]["epochs"],
+        "model.backbone": model["backbone"],
+        "model.size": f"{model['height']}x{model['width']}",
+        "weights_sha256": trained.get("weights_sha256"),
     }
 
 

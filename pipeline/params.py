@@ -1,52 +1,36 @@
 """All sections of ``params.yaml``, gathered from the code that consumes them."""
 
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from dgrl.config import Section
-from dgrl.datasets.cuhk03 import Cuhk03Params
-from dgrl.datasets.folder import FolderParams
-from dgrl.datasets.market1501 import Market1501Params
-from dgrl.datasets.synthetic import SyntheticParams
+from dgrl.datasets.catalog import parse_source
 from dgrl.errors import InputError
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.mlr.protocol import MlrParams
 from dgrl.model.params import LossParams, ModelParams
 from dgrl.superres.params import RcanParams, SrParams
 from dgrl.training.params import AugmentParams, TrainParams
-
-DatasetName = Literal["synthetic", "viper", "caviar", "market1501", "cuhk03", "folder"]
-
-
-_DATASETS = ", ".join(get_args(DatasetName))
+from pipeline.params_file import read_yaml
 
 
-class ArchiveParams(Section):
-    """Where an official archive is."""
-
-    archive: str | None = None  # zip file or folder; null: data/drop/, else a mirror
-
-
-class SourceParams(Section):
-    """``source:`` of params.yaml: where each dataset comes from."""
+class RuntimeParams(Section):
+    """``runtime:`` of params.yaml: how results are computed, never what they are. No stage declares it."""
 
     cache: str | None = None  # folder of fetched archives, for all projects; null: the user's cache folder
-    synthetic: SyntheticParams = SyntheticParams()
-    viper: ArchiveParams = ArchiveParams()
-    caviar: ArchiveParams = ArchiveParams()
-    market1501: Market1501Params = Market1501Params()
-    cuhk03: Cuhk03Params = Cuhk03Params()
-    folder: FolderParams = FolderParams()
+    storage: Literal["auto", "device", "memory", "file"] = "auto"  # of decoded images; auto: where they fit
+    workers: Annotated[int, Field(ge=1)] | None = None  # processes; null: one per GPU or usable core
+    log_every: Annotated[int, Field(ge=1)] = 20  # optimizer steps
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100  # optimizer steps
 
 
 class Params(Section):
     """The whole of ``params.yaml``."""
 
-    datasets: list[DatasetName] = Field(min_length=1)
-    source: SourceParams
+    datasets: list[str] = Field(min_length=1)
+    source: dict[str, SerializeAsAny[Section]]
     mlr: MlrParams
     rcan: RcanParams
     sr: SrParams
@@ -55,14 +39,41 @@ class Params(Section):
     augment: AugmentParams
     train: TrainParams
     evaluate: EvaluateParams
+    runtime: RuntimeParams
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _parse_sources(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: parse_source(section, str(name)) for name, section in values.items()}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(set(self.datasets)) < len(self.datasets):
             raise ValueError(f"datasets must not repeat one: {', '.join(self.datasets)}")
-        if unknown := sorted(set(self.mlr.lr_camera) - set(get_args(DatasetName))):
-            raise ValueError(f"mlr.lr_camera.{unknown[0]} is no dataset (allowed: {_DATASETS})")
+        for name in self.datasets:
+            if name not in self.source:
+                raise ValueError(f"datasets: {name} has no section source.{name} (there are: {self._names})")
+            if name not in self.mlr.lr_camera:
+                raise ValueError(f"mlr.lr_camera.{name} is missing; set it to a camera, or a pattern")
+        if unknown := sorted(set(self.mlr.lr_camera) - set(self.source)):
+            raise ValueError(f"mlr.lr_camera.{unknown[0]} is no dataset (allowed: {self._names})")
         return self
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(self.source)
+
+    def source_of(self, dataset: str) -> Any:
+        """The section ``source.<dataset>``, of its kind's class.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if dataset not in self.source:
+            raise InputError(f"params.yaml has no section source.{dataset} (there are: {self._names})")
+        return self.source[dataset]
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
@@ -71,17 +82,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         InputError: if the file is missing, no YAML, or has a wrong key or value.
     """
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist here; run dgrl in the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} has no sections; put a preset in its place (dgrl preset synthetic)")
-    return Params.parse(values, "", str(path))
+    return Params.parse(read_yaml(path), "", str(path))
 
 
 def as_scalar(value: Any) -> Any:

@@ -1,9 +1,25 @@
 """Where the stages of a dataset read and write: ``data/<dataset>/...``, left to right."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-DROP = Path("data/drop")  # archives put there by hand
+DROP = "data/drop"  # archives put there by hand
+
+
+def outside(name: str) -> Path:
+    """A file or folder that a param names: below the working directory, else below the project's root.
+
+    A queued experiment runs in a copy that has git's files only; DVC_ROOT is the project it came from.
+    """
+    root = Path(os.environ.get("DVC_ROOT", "."), name)
+    return root if not Path(name).exists() and root.exists() else Path(name)
+
+
+def dropped(kind: str) -> Path | None:
+    """The first entry of the drop folder whose name begins as the kind's does: ``VIPeR.v1.0.zip``."""
+    entries = sorted(outside(DROP).glob("*"))
+    return next((entry for entry in entries if entry.name.lower().startswith(kind[:4])), None)
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,11 @@ class Paths:
     @property
     def live(self) -> Path:
         return self.root / "dgrl/live"
+
+    @property
+    def sr_options(self) -> Path:
+        """How the SR tables were made."""
+        return self.root / "sr/options.json"
 
     @property
     def eval(self) -> Path:

@@ -2,12 +2,12 @@
 
 from dgrl.errors import InputError
 from dgrl.superres.pretrain import pretrain, publish_nothing
-from pipeline.params import DatasetName, Params
+from pipeline.params import Params
 from pipeline.paths import Paths
-from pipeline.work import work_folder
+from pipeline.work import code, work_folder
 
 
-def pretrain_sr(dataset: DatasetName, scale: int, params: Params) -> dict[str, float]:
+def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     """Write ``data/<dataset>/rcan/x<scale>``; returns PSNR and SSIM on held-out training persons.
 
     A dataset whose LR images are real has none to restore (IV-C): nothing is trained, the files say so, and
@@ -17,9 +17,13 @@ def pretrain_sr(dataset: DatasetName, scale: int, params: Params) -> dict[str, f
         allowed = ", ".join(map(str, params.rcan.scales))
         raise InputError(f"scale {scale} is not one of params.yaml's rcan.scales ({allowed})")
     paths = Paths(dataset)
+    if params.sr.method != "rcan":
+        publish_nothing(paths.rcan(scale), f"sr.method is {params.sr.method}")
+        return {}
     if dataset in params.mlr.real_lr:
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
-    with work_folder(f"pretrain_sr-{dataset}-x{scale}", params.rcan.model_dump_json(), [table]) as work:
+    settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing here
+    with work_folder(f"pretrain_sr-{dataset}-x{scale}", settings, [table, *code("pretrain_sr")]) as work:
         return pretrain(table, paths.rcan(scale), scale, params.rcan, work)

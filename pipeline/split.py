@@ -11,14 +11,14 @@ import pandas as pd
 from dgrl.files import atomic_file
 from dgrl.mlr.degrade import make_row
 from dgrl.mlr.protocol import TABLES, Entry, describe, plan_split
-from dgrl.parallel.processes import DEFAULT_BACKEND, Backend, map_shards
+from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import ImageRow, read_keys, read_rows, shards, write_shard
-from pipeline.params import DatasetName, Params
+from pipeline.params import Params
 from pipeline.paths import Paths
 
 
 def split(
-    dataset: DatasetName,
+    dataset: str,
     params: Params,
     workers: int | None = None,
     backend: Backend = DEFAULT_BACKEND,

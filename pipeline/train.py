@@ -4,31 +4,32 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from dvclive.live import Live
 
-import dgrl
 from dgrl.errors import InputError
-from dgrl.files import atomic_file
+from dgrl.files import atomic_file, sha256
 from dgrl.image_bank import ImageBank, choose_storage, load_bank
+from dgrl.model.losses import loss_terms
 from dgrl.parallel.device import default_device, keep_freed_memory
 from dgrl.tables import read_keys
+from dgrl.training.batches import Batches
 from dgrl.training.distributed import Ranks, launch, ranks
 from dgrl.training.trainer import Log
 from dgrl.training.trainer import train as train_network
-from dgrl.weights.initial import require_file
+from dgrl.weights.initial import build, imagenet_file, require_file
 from dgrl.weights.published import save_model
 from pipeline.logs import set_up_logs
-from pipeline.params import DatasetName, Params
-from pipeline.paths import Paths
-from pipeline.work import work_folder
-
-_CODE = [Path(dgrl.__file__).parent / name for name in ("losses.py", "model", "training")]
+from pipeline.params import Params
+from pipeline.paths import Paths, outside
+from pipeline.work import code, work_folder
 
 
-def train(dataset: DatasetName, params: Params) -> None:
+def train(dataset: str, params: Params) -> None:
     """Write ``data/<dataset>/dgrl``: the model, its config and the curves."""
     count = params.train.processes
     if count > 1 and "WORLD_SIZE" not in os.environ:  # which torchrun sets
@@ -37,19 +38,24 @@ def train(dataset: DatasetName, params: Params) -> None:
         _train(dataset, params)
 
 
-def _train_rank(dataset: DatasetName, params: Params) -> None:
+def _train_rank(dataset: str, params: Params) -> None:
     set_up_logs()
     _train(dataset, params)
 
 
-def _train(dataset: DatasetName, params: Params) -> None:
+def _train(dataset: str, params: Params) -> None:
     keep_freed_memory()
     paths = Paths(dataset)
-    settings = {name: getattr(params, name).model_dump() for name in ("model", "loss", "augment", "train")}
-    inputs = [paths.mlr("train_hr"), paths.sr("train"), *_CODE]
-    if (weights := params.model.weights_file) is not None:
-        require_file(weights)  # else the work folder would ask for the stage that writes it
-        inputs.append(weights)
+    settings: dict[str, Any] = {
+        "model": params.model.model_dump(),
+        "loss": params.loss.model_dump(),
+        "augment": params.augment.model_dump(),
+        "train": params.train.model_dump(),
+    }
+    files = [paths.mlr("train_hr"), paths.sr("train")]
+    if weights := _weights(params):
+        files.append(weights)
+        settings["weights_sha256"] = sha256(weights)
     with ranks() as here:
         if here.count != params.train.processes:
             raise InputError(
@@ -57,42 +63,57 @@ def _train(dataset: DatasetName, params: Params) -> None:
                 "make them equal"
             )
         settings["threads"] = torch.get_num_threads()  # sums depend on it
-        with _work_folder(here, f"train-{dataset}", json.dumps(settings), inputs) as work:
+        with _work_folder(here, f"train-{dataset}", json.dumps(settings), [*files, *code("train")]) as work:
             hr, sr = _banks(paths, params, work, here)
+            batches = Batches(hr, sr, params.augment, params.train, default_device(), here)
+            start = params.model.model_copy(update={"weights": str(weights)} if weights else {})
+            model = build(start, batches.persons, params.train.seed)
+            losses = partial(loss_terms, params=params.loss, gather=here.all_gather)
             with _curves(here, paths.live, dataset) as log:
-                model, persons = train_network(
-                    hr, sr, params.model, params.loss, params.augment, params.train,
-                    work / "checkpoint.pt", log, here,
+                train_network(
+                    model, losses, batches, params.train, work / "checkpoint.pt", log, here,
+                    log_every=params.runtime.log_every, checkpoint_every=params.runtime.checkpoint_every,
                 )  # fmt: skip
             if here.rank == 0:
-                save_model(paths.model, model, params.model, persons)
+                save_model(paths.model, model, params.model, batches.persons)
                 with atomic_file(paths.config) as file:
-                    config = {"dataset": dataset, "persons": persons, **settings}
+                    config = {"dataset": dataset, "persons": batches.persons, **settings}
                     file.write_text(json.dumps(config, indent=1) + "\n")
+
+
+def _weights(params: Params) -> Path | None:
+    """The file of weights to start from, if there is one."""
+    if params.model.weights == "none":
+        return None
+    if params.model.weights == "imagenet":
+        return imagenet_file(params.model.backbone)
+    path = outside(params.model.weights)
+    require_file(path)  # else the work folder would ask for the stage that writes it
+    return path
 
 
 @contextmanager
 def _work_folder(here: Ranks, stage: str, settings: str, inputs: Iterable[Path]) -> Iterator[Path]:
     """Rank 0's work folder, for all."""
     if here.rank:
-        yield here.tell(None)
-        here.wait()
+        yield here.broadcast(None)
+        here.barrier()
         return
     with work_folder(stage, settings, inputs) as folder:
-        yield here.tell(folder)
-        here.wait()  # until nobody needs it
+        yield here.broadcast(folder)
+        here.barrier()  # until nobody needs it
 
 
-def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> list[ImageBank]:
+def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> tuple[ImageBank, ImageBank]:
     """The HR and the SR images; ranks of one machine share what they do not keep on their GPUs."""
     tables = {"hr": paths.mlr("train_hr"), "sr": paths.sr("train")}
     size = params.model.height, params.model.width
     needed = 2 * 3 * size[0] * size[1] * len(read_keys(tables["hr"]))
     device = default_device()
-    storage = choose_storage(params.train.storage, needed, device)
+    storage = choose_storage(params.runtime.storage, needed, device)
     mapped = storage == "file" or here.count > 1
     if here.rank:
-        here.wait()  # until the files are written
+        here.barrier()  # until the files are written
     banks = [
         load_bank(
             table,
@@ -103,12 +124,12 @@ def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> list[ImageB
         for name, table in tables.items()
     ]
     if here.rank == 0:
-        here.wait()
-    return banks
+        here.barrier()
+    return banks[0], banks[1]
 
 
 @contextmanager
-def _curves(here: Ranks, folder: Path, dataset: DatasetName) -> Iterator[Log]:
+def _curves(here: Ranks, folder: Path, dataset: str) -> Iterator[Log]:
     """What writes the metrics of a step for ``dvc plots``, in rank 0."""
     if here.rank:
         yield lambda step, metrics: None

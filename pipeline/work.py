@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dgrl.errors import InputError
 from dgrl.files import sha256
+from pipeline.params_file import read_yaml
 
 
 @contextmanager
@@ -40,6 +41,12 @@ def work_folder(stage: str, settings: str, inputs: Iterable[Path]) -> Iterator[P
         yield folder
         shutil.rmtree(folder)
         lock.unlink()
+
+
+def code(stage: str) -> list[Path]:
+    """The code that a stage depends on: its dependencies in dvc.yaml, less those that other stages write."""
+    deps = read_yaml(Path("dvc.yaml"))["stages"][stage]["deps"]
+    return [Path(dep) for dep in deps if not dep.startswith("data/")]
 
 
 def _digest(settings: str, inputs: Iterable[Path]) -> str:

@@ -21,7 +21,7 @@ import yaml
 
 from dgrl import tables
 from dgrl.datasets import viper
-from dgrl.datasets.sources import SOURCES
+from dgrl.datasets.catalog import KINDS
 from dgrl.images import pixel_sha256
 from dgrl.mlr.degrade import downsample
 from dgrl.mlr.protocol import TABLES, table_digest
@@ -79,10 +79,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with presets and the parameters of a tiny synthetic set."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "presets", "presets")
-    shutil.copyfile("presets/synthetic.yaml", "params.yaml")
-    change(
-        "source", synthetic={"persons": 8, "cameras": 4, "images_per_camera": 1, "width": 16, "height": 32}
-    )
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    small = {"persons": 8, "cameras": 4, "images_per_camera": 1, "width": 16, "height": 32}
+    change("source", synthetic={"kind": "synthetic"} | small)
     return tmp_path
 
 
@@ -259,8 +259,8 @@ def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     handler = partial(QuietHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}/VIPeR.v1.0.zip"
-        remote = replace(SOURCES["viper"], mirrors=(url,), md5=None)
-        monkeypatch.setitem(SOURCES, "viper", remote)
+        remote = replace(viper.REMOTE, mirrors=(url,), md5=None)
+        monkeypatch.setitem(KINDS, "viper", replace(KINDS["viper"], remote=remote))
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         yield folder
         server.shutdown()
@@ -276,7 +276,7 @@ def test_an_archive_is_fetched_once_into_a_cache(
 ) -> None:
     monkeypatch.setattr(viper, "PERSONS", 3)
     cache = tmp_path_factory.mktemp("cache")
-    change("source", cache=str(cache))
+    change("runtime", cache=str(cache))
     archive = viper_zip(mirror / "VIPeR.v1.0.zip", persons=3)
     assert dgrl("download", "viper") == (0, "")
     assert (cache / archive.name).read_bytes() == archive.read_bytes()
@@ -286,7 +286,7 @@ def test_an_archive_is_fetched_once_into_a_cache(
 
 
 def test_no_mirror_and_no_archive(dgrl: Command, mirror: Path) -> None:
-    change("source", cache=str(mirror / "cache"))
+    change("runtime", cache=str(mirror / "cache"))
     said = mistake(dgrl, "download", "viper")
     assert "404" in said
     assert "get VIPeR.v1.0.zip by hand" in said
@@ -339,15 +339,17 @@ def test_a_damaged_image_leaves_the_earlier_split_whole(split: Command, workers:
     assert f"{query}.png ({query}) is not a readable image" in said
 
 
-@pytest.mark.parametrize(
-    "arguments", [["download", "lfw"], ["split"], ["split", "synthetic", "--workers", "0"], ["frobnicate"]]
-)
+@pytest.mark.parametrize("arguments", [["split"], ["split", "synthetic", "--workers", "0"], ["frobnicate"]])
 def test_a_wrong_command_line_is_a_usage_error(dgrl: Command, arguments: list[str]) -> None:
     status, said = dgrl(*arguments)
     assert status == 2
     assert "Usage: dgrl" in said
     assert "Traceback" not in said
     assert not Path("data").exists()
+
+
+def test_a_dataset_that_params_do_not_have(dgrl: Command) -> None:
+    assert "params.yaml has no section source.lfw (there are: " in mistake(dgrl, "download", "lfw")
 
 
 def test_a_mistake_in_a_real_process_shows_no_traceback(project: Path) -> None:
@@ -368,7 +370,8 @@ def test_a_mistake_in_a_real_process_shows_no_traceback(project: Path) -> None:
 @pytest.mark.parametrize("name", ["paper", "synthetic", "viper-laptop"])
 def test_a_preset_takes_the_place_of_params(dgrl: Command, name: str) -> None:
     assert dgrl("preset", name) == (0, "")
-    assert Path("params.yaml").read_bytes() == (ROOT / f"presets/{name}.yaml").read_bytes()
+    datasets = yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text())["datasets"]
+    assert yaml.safe_load(Path("params.yaml").read_text())["datasets"] == datasets
     assert not leftovers()
 
 
@@ -380,7 +383,7 @@ def test_an_unknown_preset(dgrl: Command, name: str) -> None:
 
 def test_a_broken_preset_leaves_params_alone(dgrl: Command) -> None:
     Path("presets/mine.yaml").write_text("datasets:\n  - lfw\n")
-    assert "datasets.0 = 'lfw'" in mistake(dgrl, "preset", "mine")
+    assert "datasets: lfw has no section source.lfw" in mistake(dgrl, "preset", "mine")
 
 
 def test_presets_are_found_in_the_project_folder_only(dgrl: Command) -> None:

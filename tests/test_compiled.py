@@ -15,7 +15,7 @@ from dgrl.model.restormer import RestormerBlock
 from dgrl.training.compiled import compile_network
 from dgrl.training.params import CompileMode
 
-PARAMS = {"epochs": 1, "log_every": 1, "learning_rate": 1e-4}  # three steps
+PARAMS = {"epochs": 1, "learning_rate": 1e-4}  # three steps
 
 
 def fails(network: nn.Module, **options: object) -> nn.Module:

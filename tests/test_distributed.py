@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training import AUGMENT, MODEL, banks, train_params
+from test_training import AUGMENT, banks, prepare, train_params
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgrl.errors import InputError
-from dgrl.model.params import LossParams
 from dgrl.random import named_generator
 from dgrl.training.batches import Batches
 from dgrl.training.checkpoint import load_checkpoint
@@ -22,9 +21,7 @@ from dgrl.training.params import TrainParams
 from dgrl.training.trainer import train
 
 # A small learning rate: without batch norms the loss would grow a million times, and so its rounding.
-PARAMS = train_params(
-    epochs=7, learning_rate=1e-4, clip_norm=10.0, ema_decay=0.9, log_every=1, checkpoint_every=10
-)
+PARAMS = train_params(epochs=7, learning_rate=1e-4, clip_norm=10.0, ema_decay=0.9)
 
 
 def run(checkpoint: Path, curve: Path, params: TrainParams = PARAMS) -> None:
@@ -40,7 +37,8 @@ def run(checkpoint: Path, curve: Path, params: TrainParams = PARAMS) -> None:
         metrics.append([value for name, value in now.items() if name.startswith("loss")])
 
     with ranks() as here:
-        train(*banks(), MODEL, LossParams(), AUGMENT, params, checkpoint, log, here)
+        network, losses, batches = prepare(*banks(), params, ranks=here)
+        train(network, losses, batches, params, checkpoint, log, here, log_every=1, checkpoint_every=10)
     np.save(curve.with_name(f"{curve.name}{here.rank}.npy"), metrics)
 
 
@@ -64,8 +62,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 def gathered(folder: Path) -> None:
     """The gradient of a sum over all pairs of ranks' rows, averaged as DDP does."""
     with ranks() as here:
-        rows = torch.from_numpy(table()[here.share(6)]).requires_grad_()
-        loss = (here.gather(rows) @ here.gather(rows).T).exp().sum()
+        rows = torch.from_numpy(table()[here.part(6)]).requires_grad_()
+        loss = (here.all_gather(rows) @ here.all_gather(rows).T).exp().sum()
         loss.backward()
         assert rows.grad is not None
         torch.save((loss.detach(), rows.grad / here.count), folder / f"{here.rank}.pt")
@@ -89,17 +87,17 @@ def test_gradients_reach_the_rows_of_every_rank(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 def test_the_shares_are_the_batch(count: int) -> None:
     batch = torch.arange(12)
-    assert torch.equal(torch.cat([batch[Ranks(rank, count).share(12)] for rank in range(count)]), batch)
+    assert torch.equal(torch.cat([batch[Ranks(rank, count).part(12)] for rank in range(count)]), batch)
 
 
 def test_alone_nothing_is_sent() -> None:
     with ranks() as here:
         assert here == ALONE
         values = torch.arange(3.0)
-        assert torch.equal(here.gather(values), values)
+        assert torch.equal(here.all_gather(values), values)
         assert torch.equal(here.mean(values), values)
-        assert here.tell("hello") == "hello"
-        here.wait()
+        assert here.broadcast("hello") == "hello"
+        here.barrier()
 
 
 def test_persons_that_cannot_be_shared() -> None:
@@ -111,7 +109,7 @@ def complain() -> None:
     with ranks() as here:
         if here.rank:
             raise InputError("this is wrong; do that")
-        here.wait()
+        here.barrier()
 
 
 def test_a_mistake_that_one_process_finds_is_told() -> None:

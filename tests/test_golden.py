@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_training import prepare
 
 from dgrl.datasets.synthetic import SyntheticParams, images
 from dgrl.image_bank import ImageBank, resize
 from dgrl.mlr.degrade import downsample
-from dgrl.model.params import LossParams, ModelParams
+from dgrl.model.params import ModelParams
 from dgrl.training.params import AugmentParams, TrainParams
 from dgrl.training.trainer import train
 
@@ -28,9 +29,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 HEIGHT, WIDTH = 32, 32
 PEOPLE = SyntheticParams(persons=6, cameras=4, images_per_camera=1, width=WIDTH, height=HEIGHT, seed=0)
 MODEL = ModelParams(backbone="resnet18", weights="none", height=HEIGHT, width=WIDTH, dimension=32, groups=4)
-TRAIN = TrainParams(
-    persons_per_batch=3, pairs_per_person=2, epochs=5, warmup_epochs=5, precision="float32", log_every=1
-)
+TRAIN = TrainParams(persons_per_batch=3, pairs_per_person=2, epochs=5, warmup_epochs=5, precision="float32")
 
 
 def banks() -> tuple[ImageBank, ImageBank]:
@@ -62,7 +61,8 @@ def losses(folder: Path) -> dict[int, dict[str, float]]:
         curve[step] = {name: value for name, value in metrics.items() if name.startswith("loss/")}
 
     with float64():
-        train(*banks(), MODEL, LossParams(), AugmentParams(pad=4), TRAIN, folder / "checkpoint.pt", log)
+        network, terms, batches = prepare(*banks(), TRAIN, MODEL, AugmentParams(pad=4))
+        train(network, terms, batches, TRAIN, folder / "checkpoint.pt", log, log_every=1)
     return curve
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,9 +21,10 @@ from dgrl.config import IntTuple, Section
 from dgrl.errors import InputError
 from dgrl.random import named_generator, named_seed
 from pipeline.params import Params, load_params
+from pipeline.preset import preset
 
 ROOT = Path(__file__).parents[1]
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 Values = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ class Outer(Section):
 
 
 def synthetic() -> Values:
-    return dict(yaml.safe_load((ROOT / "presets/synthetic.yaml").read_text()))
+    return dict(yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 
 def error_of(load: Callable[[], object]) -> str:
@@ -114,27 +116,53 @@ def test_every_mistake_is_told_at_once() -> None:
 # The whole file
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_loads(path: Path) -> None:
-    params = load_params(path)
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "params.yaml"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_whole_commented_file(project: Path, name: str) -> None:
+    preset(name, project)
+    params, values = load_params(project), yaml.safe_load(project.read_text())
     assert set(params.mlr.lr_camera) >= set(params.datasets)
     assert set(params.rcan.scales) >= set(params.mlr.factors)
+    for section in set(Params.model_fields) - {"datasets", "source"}:
+        assert set(values[section]) == set(getattr(params, section).model_dump()), section
+    assert project.read_text().count("#") == (ROOT / "params.yaml").read_text().count("#")
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_says_every_key(path: Path) -> None:
-    told, known = yaml.safe_load(path.read_text()), load_params(path).model_dump()
-    for section in set(known) - {"datasets", "source"}:
-        assert set(told[section]) == set(known[section]), section
-    assert set(told["source"]) >= set(told["datasets"])
+def test_the_committed_file_is_the_synthetic_preset(project: Path) -> None:
+    preset("paper", project)
+    preset("synthetic", project)
+    assert yaml.safe_load(project.read_text()) == yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
-def test_the_committed_file_is_the_synthetic_preset() -> None:
-    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets/synthetic.yaml").read_bytes()
+def test_numbers_mean_what_they_mean_to_dvc(project: Path) -> None:
+    """DVC writes 1e-05, which YAML 1.1 reads as text."""
+    text = project.read_text()
+    project.write_text(text.replace("weight_decay: 0.0005", "weight_decay: 1e-05"))
+    assert load_params(project).train.weight_decay == 1e-5
+    project.write_text(text.replace("epochs: 8 ", "epochs: 8\n  epochs: 9 "))
+    assert "duplicate key" in error_of(lambda: load_params(project))
 
 
-def test_the_paper_preset_has_the_numbers_of_section_iv_c() -> None:
-    params = load_params(ROOT / "presets/paper.yaml")
+def test_a_project_has_any_number_of_sets(project: Path) -> None:
+    values = synthetic()
+    values["datasets"] = ["small", "synthetic"]
+    values["source"]["small"] = {"kind": "synthetic", "persons": 10}
+    values["mlr"]["lr_camera"]["small"] = "c2"
+    project.write_text(yaml.safe_dump(values))
+    params = load_params(project)
+    assert (params.source_of("small").persons, params.source_of("synthetic").persons) == (10, 120)
+
+
+def test_the_paper_preset_has_the_numbers_of_section_iv_c(project: Path) -> None:
+    preset("paper", project)
+    params = load_params(project)
     train, model, loss = params.train, params.model, params.loss
     assert params.mlr.factors == (2, 3, 4) == params.rcan.scales
     assert (params.mlr.evaluate_on, params.sr.method) == ("test", "rcan")
@@ -180,13 +208,19 @@ def test_the_paper_preset_has_the_numbers_of_section_iv_c() -> None:
         ("mlr", "factors", [], "mlr.factors = []: "),
         ("mlr", "factors", [0, 2], "mlr.factors.0 = 0: input should be greater than or equal to 2"),
         ("mlr", "factors", [2, 9], "mlr.factors.1 = 9: input should be less than or equal to 8"),
-        ("mlr", "lr_camera", {"vipr": "a"}, "mlr.lr_camera.vipr is no dataset (allowed: synthetic, viper"),
+        ("mlr", "lr_camera", {"synthetic": "c1", "vipr": "a"}, "mlr.lr_camera.vipr is no dataset (allowed: "),
+        ("mlr", "lr_camera", {}, "mlr.lr_camera.synthetic is missing; set it to a camera, or a pattern"),
         ("mlr", "evaluate_on", "train", "mlr.evaluate_on = 'train': input should be 'test' or 'val'"),
         ("mlr", "val_fraction", 1.0, "mlr.val_fraction = 1.0: input should be less than 1"),
         ("mlr", "trial", -1, "mlr.trial = -1: input should be greater than or equal to 0"),
         ("evaluate", "cmc_length", 5, "evaluate.cmc_length = 5: input should be greater than or equal to 10"),
-        ("source", "viper", {"url": "x"}, "source.viper.url is not a known key (allowed: archive)"),
-        ("source", "lfw", {}, "source.lfw is not a known key (allowed: "),
+        (
+            "source",
+            "viper",
+            {"kind": "viper", "url": "x"},
+            "source.viper.url is not a known key (allowed: kind, archive)",
+        ),
+        ("source", "lfw", {}, "source.lfw.kind = 'lfw': allowed: synthetic, viper, "),
     ],
 )
 def test_a_wrong_key_in_a_section(tmp_path: Path, section: str, key: str, value: object, told: str) -> None:
@@ -227,7 +261,7 @@ def test_a_missing_section(tmp_path: Path, section: str) -> None:
     ("value", "told"),
     [
         ([], "datasets = []"),
-        (["lfw"], "datasets.0 = 'lfw': input should be"),
+        (["lfw"], "datasets: lfw has no section source.lfw (there are: caviar, cuhk03"),
         (["viper", "viper"], "datasets must not repeat one: viper, viper"),
     ],
 )

@@ -40,7 +40,15 @@ def git(project: Path, *arguments: str) -> None:
 
 
 def stages_run(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    """The stages that ran, without inputs, which runs each time."""
+    ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    return [stage for stage in ran if stage != "inputs"]
+
+
+def changed(project: Path) -> set[str]:
+    """The stages whose own params or dependencies are not those of their last run."""
+    stages = json.loads(dvc(project, "status", "--json"))
+    return {stage.removesuffix("@synthetic") for stage in stages} - {"inputs"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +66,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["mlr"]["factors"] = params["rcan"]["scales"] = [2]
     params["rcan"] |= {"iterations": 10, "warmup": 2, "features": 16}
     params["model"] |= {"height": 32, "width": 32, "dimension": 16, "groups": 4}
-    params["train"] |= {"persons_per_batch": 4, "epochs": 12, "checkpoint_every": 4, "log_every": 4}
+    params["train"] |= {"persons_per_batch": 4, "epochs": 12}
+    params["runtime"] |= {"checkpoint_every": 4, "log_every": 4}
     params["evaluate"]["rerank"] = True
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     git(folder, "init")
@@ -84,11 +93,78 @@ def test_every_stage_leaves_its_files(project: Path) -> None:
     assert "<svg" in (root / "eval/report.html").read_text()
     curves = {path.stem for path in (root / "dgrl/live/plots/metrics/synthetic").rglob("*.tsv")}
     assert {"id", "wrt", "l1", "kl", "total", "learning_rate", "images_per_second"} <= curves
-    assert not list(project.glob(".work/*"))
+    assert not [path for path in project.glob(".work/*-*") if path.is_dir()]
 
 
 def test_a_second_repro_runs_no_stage(project: Path) -> None:
     assert stages_run(dvc(project, "repro")) == []
+
+
+MODEL_USERS = {"train", "evaluate"}
+SR_STAGES = {"pretrain_sr@synthetic-2", "cache_sr"}
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("dgrl/model/network.py", MODEL_USERS),  # DGRL.embed is the test pass
+        ("dgrl/model/losses.py", {"train"}),
+        ("dgrl/evaluation/ranking.py", {"evaluate"}),
+        ("dgrl/random.py", {"download", "split", "pretrain_sr@synthetic-2", *MODEL_USERS}),
+        ("dgrl/images.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
+        ("dgrl/tables.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
+        ("dgrl/parallel/processes.py", {"split", *SR_STAGES, *MODEL_USERS}),
+        ("dgrl/superres/child.py", {"pretrain_sr@synthetic-2"}),
+        ("dgrl/errors.py", set()),
+        ("dgrl/progress.py", set()),
+    ],
+)
+def test_an_edit_reruns_the_stages_that_import_the_file(project: Path, file: str, stages: set[str]) -> None:
+    text = (project / file).read_text()
+    try:
+        (project / file).write_text(text + "# edited\n")
+        assert changed(project) == stages
+    finally:
+        (project / file).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stages"),
+    [
+        ("gamma: 5.0", "gamma: 1.0", {"train"}),
+        ("flip: false", "flip: true", {"evaluate"}),
+        ("viper: cam_a", "viper: cam_b", set()),
+        ("synthetic: c1", "synthetic: c2", {"split"}),
+        ("storage: auto", "storage: file", set()),
+        ("log_every: 4", "log_every: 1", set()),
+        ("checkpoint_every: 4", "checkpoint_every: 1", set()),
+        ("workers: null", "workers: 1", set()),
+        ("cache: null", "cache: elsewhere", set()),
+        ("method: rcan", "method: bicubic", SR_STAGES),
+        ("  scales:\n  - 2\n", "  scales:\n  - 2\n  - 8\n", {"pretrain_sr@synthetic-8", "cache_sr"}),
+    ],
+)
+def test_a_param_reruns_the_stages_that_read_it(
+    project: Path, before: str, after: str, stages: set[str]
+) -> None:
+    params = project / "params.yaml"
+    text = params.read_text()
+    assert text.count(before) == 1
+    try:
+        params.write_text(text.replace(before, after))
+        assert changed(project) == stages
+    finally:
+        params.write_text(text)
+
+
+def test_without_an_environment_one_line_says_what_to_do(tmp_path: Path) -> None:
+    """DVC's own Python may not be the one that a stage's command finds."""
+    words = [sys.executable, "-S", "-m", "pipeline", "inputs"]  # -S: without the installed packages
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "activate the project's environment" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_same_params_give_the_same_bytes(project: Path) -> None:

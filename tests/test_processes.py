@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dgrl.errors import InputError
-from dgrl.parallel.processes import imap, map_shards, usable_cores
+from dgrl.parallel.processes import imap, usable_cores
+from dgrl.parallel.shards import map_shards
 
 
 def _slow_first(number: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import pytest
 from dgrl.errors import InputError
 from dgrl.mlr.degrade import make_row
 from dgrl.mlr.protocol import Entry
-from dgrl.parallel.processes import map_shards
+from dgrl.parallel.shards import map_shards
 from dgrl.random import named_generator
 from dgrl.tables import ImageRow, read_rows, shards, write_shard
 
@@ -191,7 +191,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 
 LOCAL = """
 import os, sys
-from dgrl.parallel.processes import map_shards
+from dgrl.parallel.shards import map_shards
 assert "ray" not in sys.modules
 assert map_shards(os.path.basename, ["a/b", "c/d"], description="names", backend="ray") == ["b", "d"]
 """

@@ -1,6 +1,7 @@
 """The training loop: it learns, it resumes bit for bit, it says what is wrong."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from dgrl.model.network import DGRL
 from dgrl.model.params import LossParams, ModelParams
 from dgrl.training.batches import Batches
 from dgrl.training.checkpoint import load_checkpoint
-from dgrl.training.distributed import ALONE
+from dgrl.training.distributed import ALONE, Ranks
 from dgrl.training.params import AugmentParams, TrainParams
-from dgrl.training.trainer import DivergedError, Run, Schedule, train
+from dgrl.training.trainer import DivergedError, Losses, Run, Schedule, train
+from dgrl.weights.initial import build
 from dgrl.weights.published import load_model, save_model
 
 MODEL = ModelParams(backbone="resnet18", weights="none", height=32, width=32, dimension=16, groups=4)
@@ -30,8 +32,6 @@ def train_params(**changes: object) -> TrainParams:
         "persons_per_batch": 4,
         "pairs_per_person": 2,
         "epochs": 2,
-        "log_every": 2,
-        "checkpoint_every": 3,
         "precision": "float32",
     }
     return TrainParams.parse(values | changes, "train")
@@ -64,9 +64,41 @@ class Curve:
             raise KeyboardInterrupt
 
 
-def run(checkpoint: Path, curve: Curve, params: TrainParams, model: ModelParams = MODEL) -> DGRL:
-    hr, sr = banks()
-    return train(hr, sr, model, LossParams(), AUGMENT, params, checkpoint, curve)[0]
+def prepare(
+    hr: ImageBank,
+    sr: ImageBank,
+    params: TrainParams,
+    model: ModelParams = MODEL,
+    augment: AugmentParams = AUGMENT,
+    ranks: Ranks = ALONE,
+) -> tuple[DGRL, Losses, Batches]:
+    """What ``train`` takes, as the stage makes it."""
+    batches = Batches(hr, sr, augment, params, torch.device("cpu"), ranks)
+    losses = partial(loss_terms, params=LossParams(), gather=ranks.all_gather)
+    return build(model, batches.persons, params.seed), losses, batches
+
+
+def run(
+    checkpoint: Path,
+    curve: Curve,
+    params: TrainParams,
+    model: ModelParams = MODEL,
+    *,
+    log_every: int = 2,
+    checkpoint_every: int = 3,
+) -> DGRL:
+    network, losses, batches = prepare(*banks(), params, model)
+    train(
+        network,
+        losses,
+        batches,
+        params,
+        checkpoint,
+        curve,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+    )
+    return network
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
@@ -105,9 +137,9 @@ def test_the_result_is_the_moving_average_of_the_weights(tmp_path: Path) -> None
         if state := load_checkpoint(checkpoint):  # of the step before
             weights.append({name: tensor.double() for name, tensor in state["model"].items()})
 
-    hr, sr = banks()
-    params = train_params(ema_decay=0.8, log_every=1, checkpoint_every=1)
-    model, _ = train(hr, sr, MODEL, LossParams(), AUGMENT, params, checkpoint, keep)
+    params = train_params(ema_decay=0.8)
+    model, losses, batches = prepare(*banks(), params)
+    train(model, losses, batches, params, checkpoint, keep, log_every=1, checkpoint_every=1)
     keep(0, {})
     average = weights[0]
     for state in weights[1:]:
@@ -124,12 +156,18 @@ def test_no_step_waits_for_a_gpu() -> None:
     hr, sr = (ImageBank(bank.images.to(device), bank.keys) for bank in banks())
     params = train_params(ema_decay=0.9, clip_norm=1.0)
     batches = Batches(hr, sr, AUGMENT, params, device, ALONE)
-    run = Run.start(MODEL, batches.persons, params, device)
+    run = Run.start(build(MODEL, batches.persons, params.seed), params, device)
 
     def step() -> None:
+        """As in ``train``."""
         batch = batches(run.step)
         terms = loss_terms(run.model(batch.hr, batch.sr), batch.targets, LossParams())
-        run.descend(torch.stack(list(terms.values())).sum(), 1e-3, params.clip_norm)
+        run.optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), params.clip_norm)
+        run.optimizer.step()
+        run.update_ema()
+        run.step += 1
 
     step()
     torch.cuda.set_sync_debug_mode("error")
@@ -144,9 +182,9 @@ def test_the_norm_of_the_gradient_is_clipped(
     tmp_path: Path, clip_norm: float, expected: float | None
 ) -> None:
     """SGD's momentum after the first step is the gradient."""
-    params = train_params(clip_norm=clip_norm, weight_decay=0.0, checkpoint_every=1)
+    params = train_params(clip_norm=clip_norm, weight_decay=0.0)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "checkpoint", Curve(stop_after=2), params)
+        run(tmp_path / "checkpoint", Curve(stop_after=2), params, checkpoint_every=1)
     state = load_checkpoint(tmp_path / "checkpoint")
     assert state is not None
     assert state["step"] == 1
@@ -183,11 +221,11 @@ def test_too_few_persons(tmp_path: Path) -> None:
         run(tmp_path / "checkpoint", Curve(), train_params(persons_per_batch=7))
 
 
-def test_images_without_twins(tmp_path: Path) -> None:
+def test_images_without_twins() -> None:
     hr, sr = banks()
     sr = ImageBank(sr.images[1:], sr.keys[1:])
     with pytest.raises(InputError, match="without a twin, first 0_0"):
-        train(hr, sr, MODEL, LossParams(), AUGMENT, train_params(), tmp_path / "checkpoint", Curve())
+        prepare(hr, sr, train_params())
 
 
 def test_schedule_is_the_papers_step_decay_after_a_linear_warm_up() -> None:

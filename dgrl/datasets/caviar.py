@@ -16,16 +16,31 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+from dgrl.config import Section
 from dgrl.datasets.archive import Member, open_archive
+from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
 from dgrl.tables import ImageRow
 
 PERSONS = 72
 SEEN_TWICE = 50  # persons seen by both cameras
 IMAGES_PER_CAMERA = 10  # of every person it sees
+REMOTE = RemoteFile(
+    name="CAVIAR4REID.zip",
+    mirrors=(),
+    page="https://www.lorisbazzani.info/caviar4reid.html",
+)
 _EXAMPLE = "CAVIAR4REID/0001001.jpg"
 _NAME = re.compile(r"(?:^|/)(?P<person>\d{4})(?P<number>\d{3})\.jpg$")
+
+
+class CaviarParams(Section):
+    """Where the archive is."""
+
+    kind: Literal["caviar"] = "caviar"
+    archive: str | None = None  # zip file or folder; null: the drop folder, else a mirror
 
 
 def images(archive: Path) -> Iterator[ImageRow]:

@@ -15,7 +15,7 @@ Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, whose
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from dgrl.config import Section
 from dgrl.datasets.archive import open_archive
+from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
 from dgrl.images import Image
 from dgrl.tables import ImageRow
@@ -43,12 +44,20 @@ NEW_PROTOCOL: dict[Boxes, dict[Subset, int]] = {  # images of 767 + 700 persons
     "labelled": {"train": 7_368, "query": 1_400, "gallery": 5_328},
     "detected": {"train": 7_365, "query": 1_400, "gallery": 5_332},
 }
+# Nobody publishes a SHA-256; the MD5 is open-reid's (https://github.com/Cysu/open-reid, reid/datasets).
+REMOTE = RemoteFile(
+    name="cuhk03_release.zip",
+    mirrors=(),  # a form must be filled in
+    page="https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
+    md5="728939e58ad9f0ff53e521857dd8fb43",
+)
 _SUBSETS: tuple[Subset, ...] = ("train", "query", "gallery")
 
 
 class Cuhk03Params(Section):
     """Where CUHK03 is, and which of its two sets of boxes to use."""
 
+    kind: Literal["cuhk03"] = "cuhk03"
     archive: str | None = None  # zip file, folder or cuhk-03.mat itself; null: data/drop/
     new_protocol: str | None = None  # cuhk03_new_protocol_config_*.mat; null: the 20 official trials
     merge_cameras: bool = False  # (d) two cameras a and b instead of ten, as torchreid has it
@@ -135,6 +144,26 @@ def images(archive: Path, boxes: Boxes = "labelled", *, merge_cameras: bool = Fa
                 subset="all",
                 factor=1,
             )
+
+
+def read(params: Cuhk03Params, archive: Path) -> Iterator[ImageRow]:
+    """``images`` as the params ask for; with the new protocol, of its training and test persons.
+
+    Raises:
+        InputError: as ``images`` and ``new_protocol_split``.
+    """
+    found = images(archive, params.boxes, merge_cameras=params.merge_cameras)
+    if params.new_protocol is None:
+        yield from found
+        return
+    subsets = new_protocol_split(Path(params.new_protocol), params.boxes)
+    for row in found:  # MLR has queries and galleries of its own
+        yield replace(row, subset="train" if subsets[row.image_id] == "train" else "test")
+
+
+def splits(params: Cuhk03Params, archive: Path) -> list[list[str]]:
+    """The test persons of each official trial; none with the new protocol, which is one split."""
+    return official_splits(archive) if params.new_protocol is None else []
 
 
 def official_splits(archive: Path) -> list[list[str]]:

@@ -55,9 +55,9 @@ class RemoteFile:
 
     name: str
     mirrors: tuple[str, ...]
-    sha256: str | None
-    size: int | None
     page: str
+    sha256: str | None = None
+    size: int | None = None
     md5: str | None = None
 
     def __post_init__(self) -> None:

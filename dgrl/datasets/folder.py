@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyarrow.parquet as pq
 from pydantic import field_validator, model_validator
@@ -21,6 +21,7 @@ ROLES = ("hr", "lr")
 class FolderParams(Section):
     """Where the images are, and what says whom they show; see ``images``."""
 
+    kind: Literal["folder"] = "folder"
     root: str | None = None  # folder, or zip file
     table: str | None = None  # CSV or Parquet: path (below root), person_id, camera_id, and role if wanted
     pattern: str | None = None  # regular expression for the whole path below root; groups as the columns

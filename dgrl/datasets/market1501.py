@@ -21,6 +21,7 @@ from typing import Literal
 
 from dgrl.config import Section
 from dgrl.datasets.archive import Member, open_archive
+from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
 from dgrl.tables import DISTRACTOR, JUNK, ImageRow
 
@@ -35,6 +36,16 @@ COUNTS = {  # (folder, subset): images, persons
     ("test", JUNK): (3_819, 1),
     ("query", "test"): (3_368, 750),
 }
+# Nobody publishes a SHA-256; the MD5 is open-reid's (https://github.com/Cysu/open-reid, reid/datasets).
+REMOTE = RemoteFile(
+    name="Market-1501-v15.09.15.zip",
+    mirrors=(
+        "https://drive.usercontent.google.com/download?id=0B8-rUzbwVRk0c054eEozWG9COHM&export=download&confirm=t",
+        "https://www.dropbox.com/s/5gypc42z6vdbbtu/Market-1501-v15.09.15.zip?dl=1",
+    ),
+    page="https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
+    md5="65005ab7d12ec1c44de4eeafe813e68a",
+)
 _EXAMPLE = "Market-1501-v15.09.15/bounding_box_train/0002_c1s1_000451_03.jpg"
 _NAME = re.compile(
     r"(?:^|/)(?P<folder>bounding_box_train|bounding_box_test|query)/"
@@ -45,6 +56,7 @@ _NAME = re.compile(
 class Market1501Params(Section):
     """Where Market-1501 is, and how much of it."""
 
+    kind: Literal["market1501"] = "market1501"
     archive: str | None = None  # zip file or folder; null: data/drop/
     parts: Parts = "all"  # train: the training half alone, for mlr.evaluate_on: val
 

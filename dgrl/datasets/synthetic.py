@@ -71,6 +71,7 @@ _PATTERNS: dict[Pattern, int] = {
 class SyntheticParams(Section):
     """What the generator draws."""
 
+    kind: Literal["synthetic"] = "synthetic"
     persons: int = Field(100, ge=2, le=9999)  # number 1 is always the same person
     cameras: int = Field(4, ge=4, le=8)  # each sees every person
     images_per_camera: int = Field(2, ge=1, le=99)  # of every person
@@ -239,7 +240,8 @@ def images(params: SyntheticParams) -> Iterator[ImageRow]:
         person = _person(named_generator("synthetic", params.seed, "person", number))
         for place, camera in enumerate(cameras, 1):
             for index in range(1, params.images_per_camera + 1):
-                rng = named_generator("synthetic", params.seed, "image", number, place, index)
+                # "picture": the name of a published draw, which never changes
+                rng = named_generator("synthetic", params.seed, "picture", number, place, index)
                 image_id = f"{number:04d}_c{place}_{index:02d}"
                 yield ImageRow.from_pixels(
                     _member(person, camera, rng, params),

@@ -8,15 +8,35 @@ Localized Features, ECCV 2008. There is no official split: trials draw half of t
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+from dgrl.config import Section
 from dgrl.datasets.archive import Member, open_archive
+from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
 from dgrl.tables import ImageRow
 
 PERSONS = 632
 CAMERAS = ("cam_a", "cam_b")
+# Nobody publishes a SHA-256; the MD5 is open-reid's (https://github.com/Cysu/open-reid, reid/datasets).
+REMOTE = RemoteFile(
+    name="VIPeR.v1.0.zip",
+    mirrors=(
+        "https://users.soe.ucsc.edu/~manduchi/VIPeR.v1.0.zip",
+        "http://users.soe.ucsc.edu/~manduchi/VIPeR.v1.0.zip",
+    ),
+    page="https://vision.soe.ucsc.edu/node/178",
+    md5="1c2d9fc1cc800332567a0da25a1ce68c",
+)
 _EXAMPLE = "VIPeR/cam_a/000_45.bmp"
 _NAME = re.compile(r"(?:^|/)(?P<camera>cam_[ab])/(?P<person>\d{3})_\d+\.bmp$")
+
+
+class ViperParams(Section):
+    """Where the archive is."""
+
+    kind: Literal["viper"] = "viper"
+    archive: str | None = None  # zip file or folder; null: the drop folder, else a mirror
 
 
 def images(archive: Path) -> Iterator[ImageRow]:

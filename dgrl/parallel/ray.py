@@ -29,7 +29,7 @@ _RETRIES = 3  # of a shard whose worker or node was lost; an error of the functi
 def map_on_ray(
     function: Callable[[T], R], shards: Sequence[T], *, workers: int | None = None, description: str
 ) -> list[R]:
-    """Call ``function`` on every shard as Ray tasks; see ``dgrl.parallel.processes.map_shards``.
+    """Call ``function`` on every shard as Ray tasks; see ``dgrl.parallel.shards.map_shards``.
 
     Runs on the cluster of the environment variable RAY_ADDRESS (``host:port``, or ``auto`` on a node of one),
     else on the cores of this machine; a program that is connected to Ray stays so. Every node needs dgrl

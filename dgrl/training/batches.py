@@ -1,4 +1,4 @@
-"""The batches of a training: which pairs, and what augmentation makes of them."""
+"""The batches of a run: which pairs, and what augmentation makes of them."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Batch:
 
 
 class Batches:
-    """The batches of a run by the number of their step, a pure function of it; each rank has its share.
+    """The batches of a run by the number of their step, a pure function of it; each rank has its part.
 
     Args:
         hr: HR images.
@@ -69,21 +69,21 @@ class Batches:
         self.per_epoch = self.sampler.batches_per_epoch
         self._hr, self._sr, self._twins = hr, sr, torch.from_numpy(_twins(hr, sr))
         self._targets = torch.from_numpy(labels).to(device)
-        self._augment, self._seed, self._device, self._ranks = augment_params, params.seed, device, ranks
+        self._augment, self._seed, self.device, self._ranks = augment_params, params.seed, device, ranks
         self._epoch: tuple[int, list[Indices]] = (-1, [])
 
     def __call__(self, step: int) -> Batch:
-        """This rank's share of the batch of a step."""
+        """This rank's part of the batch of a step."""
         pairs = torch.from_numpy(self._pairs(step))
         height, width = self._hr.images.shape[2:]
         generator = torch.Generator().manual_seed(named_seed("augment", self._seed, step))
         drawn = draw(self._augment, len(pairs), height, width, generator)
-        share = self._ranks.share(len(pairs))
-        pairs, drawn = pairs[share], drawn[share]
+        part = self._ranks.part(len(pairs))
+        pairs, drawn = pairs[part], drawn[part]
         return Batch(
-            augment(self._hr.take(pairs, self._device), self._augment.pad, drawn),
-            augment(self._sr.take(self._twins[pairs], self._device), self._augment.pad, drawn),
-            self._targets[to_device(pairs, self._device)],
+            augment(self._hr.take(pairs, self.device), self._augment.pad, drawn),
+            augment(self._sr.take(self._twins[pairs], self.device), self._augment.pad, drawn),
+            self._targets[to_device(pairs, self.device)],
         )
 
     def _pairs(self, step: int) -> Indices:

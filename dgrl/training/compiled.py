@@ -46,6 +46,27 @@ def compile_network(
     return compiled
 
 
+def trial_step(
+    model: nn.Module, terms_of: Callable[[nn.Module], dict[str, Tensor]], network: nn.Module
+) -> Tensor:
+    """The loss terms of a step that is not taken, and the norm of its gradient: [terms + 1].
+
+    Args:
+        model: whose gradients and buffers are left as they were.
+        terms_of: from a network to the loss terms of the next step.
+        network: ``model``, or what was compiled of it.
+    """
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    terms = torch.stack(list(terms_of(network).values()))
+    terms.sum().backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    model.zero_grad()
+    for name, buffer in model.named_buffers():
+        buffer.copy_(kept[name])
+    return torch.cat([terms.detach(), norm[None]])
+
+
 def _require_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     losses, gradient = _TOLERANCES[dtype]
     torch.testing.assert_close(found[:-1], expected[:-1], rtol=losses, atol=losses)

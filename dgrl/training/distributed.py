@@ -40,12 +40,12 @@ class Ranks:
     rank: int = 0
     count: int = 1
 
-    def share(self, pairs: int) -> slice:
+    def part(self, pairs: int) -> slice:
         """This rank's part of a batch."""
         size = pairs // self.count
         return slice(self.rank * size, (self.rank + 1) * size)
 
-    def gather(self, part: Tensor) -> Tensor:
+    def all_gather(self, part: Tensor) -> Tensor:
         """The parts [B, ...] of all ranks, one after the other: [ranks x B, ...], with gradients."""
         if self.count == 1:
             return part
@@ -59,18 +59,18 @@ class Ranks:
             dist.all_reduce(values)
         return values / self.count
 
-    def wait(self) -> None:
-        """Until all ranks are here."""
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
         if self.count > 1:
             dist.barrier()
 
-    def tell(self, value: T | None) -> T:
-        """What rank 0 says, to all."""
-        said = [value]
+    def broadcast(self, value: T | None) -> T:
+        """Rank 0's value, in all ranks."""
+        values = [value]
         if self.count > 1:
-            dist.broadcast_object_list(said)
-        assert said[0] is not None
-        return said[0]
+            dist.broadcast_object_list(values)
+        assert values[0] is not None
+        return values[0]
 
     def wrap(self, model: nn.Module, sync_batch_norm: bool) -> nn.Module:
         """The network with averaged gradients.
@@ -109,7 +109,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         gradient = gradients[0].contiguous()
         dist.all_reduce(gradient)
-        return gradient[ctx.ranks.share(len(gradient))], None
+        return gradient[ctx.ranks.part(len(gradient))], None
 
 
 @contextmanager
@@ -152,17 +152,17 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
     Raises:
         InputError: that of a process.
     """
-    complaints = get_context("spawn").SimpleQueue()
+    errors = get_context("spawn").SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     try:
-        shared = processes, port, os.getpid(), complaints, function, arguments
+        shared = processes, port, os.getpid(), errors, function, arguments
         spawn(_run_rank, shared, processes)  # type: ignore[no-untyped-call]
-    except ProcessException:  # of the first that ended, which need not be the one that complains
-        if complaints.empty():
+    except ProcessException:  # of the first that ended, which need not be the one with the error
+        if errors.empty():
             raise
-        raise InputError(complaints.get()) from None
+        raise InputError(errors.get()) from None
 
 
 def _run_rank(
@@ -170,7 +170,7 @@ def _run_rank(
     count: int,
     port: int,
     parent: int,
-    complaints: "SimpleQueue[str]",
+    errors: "SimpleQueue[str]",
     function: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> None:
@@ -181,5 +181,5 @@ def _run_rank(
     try:
         function(*arguments)
     except InputError as error:
-        complaints.put(str(error))
+        errors.put(str(error))
         sys.exit(1)

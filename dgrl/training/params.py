@@ -39,8 +39,5 @@ class TrainParams(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # (d) averages 1 / (1 - decay) steps; 0 = off
     processes: Positive = 1  # that share each batch, one per GPU
     sync_batch_norm: bool = False  # (d) statistics of the whole batch, not of each GPU's share
-    storage: Literal["auto", "device", "memory", "file"] = "auto"  # of the decoded images: where they fit
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
     compile: CompileMode = "none"  # torch.compile, if its losses are equal; cuda_graphs: with CUDA graphs
-    log_every: Positive = 20  # steps
-    checkpoint_every: Positive = 100  # steps

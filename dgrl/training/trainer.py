@@ -6,33 +6,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dgrl.errors import InputError
-from dgrl.image_bank import ImageBank
-from dgrl.model.losses import loss_terms
-from dgrl.model.network import DGRL
-from dgrl.model.params import LossParams, ModelParams
-from dgrl.parallel.device import default_device
 from dgrl.progress import progress
-from dgrl.random import named_seed
 from dgrl.training.batches import Batches
 from dgrl.training.checkpoint import load_checkpoint, save_checkpoint
-from dgrl.training.compiled import compile_network
+from dgrl.training.compiled import compile_network, trial_step
 from dgrl.training.distributed import ALONE, Ranks
-from dgrl.training.params import AugmentParams, TrainParams
-from dgrl.weights.initial import initialise
+from dgrl.training.params import TrainParams
 
 Log = Callable[[int, Mapping[str, float]], None]  # step, metrics
+Losses = Callable[[Any, Tensor], dict[str, Tensor]]  # a network's output, class of each pair: terms
 
 logger = logging.getLogger(__name__)
 
 
 class DivergedError(InputError):
-    """The loss is no number any more."""
+    """The loss is not finite."""
 
 
 @dataclass
@@ -67,7 +62,7 @@ class Meter:
         """Mean of each term over steps and ranks, learning rate and images/s; empties the meter.
 
         Args:
-            done: steps since the training's start.
+            done: optimizer steps since the start of the run.
             rate: the learning rate of the last of them.
             images: of a step, over all ranks.
 
@@ -98,13 +93,13 @@ class Meter:
 
 @dataclass
 class Run:
-    """What a run carries from step to step, and so what a checkpoint holds.
+    """The state of a run, and so what a checkpoint holds.
 
-    ``average`` is the exponential moving average of the weights and the batch norms' statistics over some
-    1 / (1 - ``ema_decay``) steps, from the first on; empty where it is not wanted.
+    ``average`` is the exponential moving average (EMA) of the weights and the batch norms' statistics over
+    some 1 / (1 - ``ema_decay``) steps, from the first on; empty where it is not wanted.
     """
 
-    model: DGRL
+    model: nn.Module
     average: dict[str, Tensor]
     ema_decay: float
     optimizer: torch.optim.SGD
@@ -112,13 +107,9 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def start(
-        cls, model_params: ModelParams, persons: int, params: TrainParams, device: torch.device
-    ) -> "Run":
-        """The network before its first step."""
-        torch.manual_seed(named_seed("network", params.seed))
-        model = DGRL(model_params, persons).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        initialise(model, model_params)
+    def start(cls, model: nn.Module, params: TrainParams, device: torch.device) -> "Run":
+        """The state before the first step."""
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=params.learning_rate,
@@ -156,54 +147,26 @@ class Run:
         }
         save_checkpoint(checkpoint, state)
 
-    def descend(self, loss: Tensor, rate: float, clip_norm: float) -> None:
-        """One step down the gradient of ``loss``."""
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
-        self.optimizer.step()
-        if self.average:
-            self._follow()
-        self.step += 1
-
-    def _follow(self) -> None:
+    def update_ema(self) -> None:
         """Move the average towards the weights; torch's AveragedModel would wait for the GPU to do it."""
         weights = self.model.state_dict()
-        move = get_ema_multi_avg_fn(self.ema_decay if self.step else 0.0)  # type: ignore[no-untyped-call]
-        move(list(self.average.values()), [weights[name] for name in self.average], None)
-
-    def trial(self, losses: Callable[[nn.Module], dict[str, Tensor]], network: nn.Module) -> Tensor:
-        """The loss terms of a step that is not taken, and the norm of its gradient: [terms + 1]."""
-        kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        terms = torch.stack(list(losses(network).values()))
-        terms.sum().backward()  # type: ignore[no-untyped-call]
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.optimizer.zero_grad()
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(kept[name])
-        return torch.cat([terms.detach(), norm[None]])
-
-    def result(self) -> DGRL:
-        """The network to publish: the moving average, if there is one."""
-        self.model.load_state_dict({**self.model.state_dict(), **self.average})
-        return self.model.eval()
+        update = get_ema_multi_avg_fn(self.ema_decay if self.step else 0.0)  # type: ignore[no-untyped-call]
+        update(list(self.average.values()), [weights[name] for name in self.average], None)
 
 
 def train(
-    hr: ImageBank,
-    sr: ImageBank,
-    model_params: ModelParams,
-    loss_params: LossParams,
-    augment_params: AugmentParams,
+    model: nn.Module,
+    losses: Losses,
+    batches: Batches,
     params: TrainParams,
     checkpoint: Path,
     log: Log,
     ranks: Ranks = ALONE,
-) -> tuple[DGRL, int]:
-    """Train on pairs: the HR and the SR image of the same image_id.
+    *,
+    log_every: int = 20,
+    checkpoint_every: int = 100,
+) -> nn.Module:
+    """Train a network on HR/SR pairs.
 
     A run that finds ``checkpoint`` goes on from it, and ends with the weights that the uninterrupted run
     would have had: bit for bit on a CPU with the same number of threads. Nothing random is carried from
@@ -211,65 +174,73 @@ def train(
     network, its average, the optimizer and the step are the whole state.
 
     Args:
-        hr: HR images.
-        sr: their SR twins.
+        model: from HR and SR images [B, 3, H, W] to the output that ``losses`` takes; trained in place.
+        losses: from that output and the class of each pair [B] to the weighted terms of the loss.
+        batches: those of each step.
+        params: the optimizer, its schedule, and how far to go.
         checkpoint: where to keep the state of the run.
         log: called, in every rank, with the step and its metrics every ``log_every`` steps; after a resume,
             first with all that had been logged before.
         ranks: the processes that share the batches; rank 0 writes the checkpoint.
+        log_every: optimizer steps.
+        checkpoint_every: optimizer steps.
 
     Returns:
-        The trained network, which is the moving average of the weights if ``params.ema_decay`` is not 0, and
-        its number of persons.
+        The trained network in evaluation mode, with the EMA of the weights if ``params.ema_decay`` is not 0.
 
     Raises:
-        InputError: if the images are not pairs, there are too few persons for a batch, or the ranks cannot
-            share it.
         DivergedError: if the loss is not finite.
     """
-    device = default_device()
+    device = batches.device
     torch.backends.cudnn.benchmark = True  # every step has the same shapes: the fastest algorithm of each
     dtype = _precision(params.precision, device)
-    batches = Batches(hr, sr, augment_params, params, device, ranks)
-    persons, per_epoch = batches.persons, batches.per_epoch
-    schedule = Schedule(params, per_epoch)
-    run = Run.start(model_params, persons, params, device)
+    schedule = Schedule(params, batches.per_epoch)
+    run = Run.start(model, params, device)
     run.resume(checkpoint)
-    run.model.train()
+    model.train()
 
-    def losses(network: nn.Module) -> dict[str, Tensor]:
-        """The terms of the next step."""
+    def terms_of(network: nn.Module) -> dict[str, Tensor]:
+        """The loss terms of the next step."""
         batch = batches(run.step)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output = network(batch.hr, batch.sr)
-        return loss_terms(output, batch.targets, loss_params, ranks.gather)
+        return losses(output, batch.targets)
 
-    network = ranks.wrap(run.model, params.sync_batch_norm)
-    network = compile_network(network, params.compile, partial(run.trial, losses), dtype)
+    network = ranks.wrap(model, params.sync_batch_norm)
+    network = compile_network(network, params.compile, partial(trial_step, model, terms_of), dtype)
+    steps = params.epochs * batches.per_epoch
     images = 2 * params.persons_per_batch * params.pairs_per_person
-    steps = params.epochs * per_epoch
     for metrics in run.history:
         log(int(metrics["step"]), {name: value for name, value in metrics.items() if name != "step"})
     where = device.type if ranks.count == 1 else f"{ranks.count} x {device.type}"
-    logger.info("train %d persons, %d pairs, %d steps on %s in %s", persons, len(hr), steps, where, dtype)
+    logger.info("train %d persons, %d steps on %s in %s", batches.persons, steps, where, dtype)
     meter = Meter(ranks)
     with progress("step") as display:
         bar = display.add_task("train", total=steps, completed=run.step)
         while run.step < steps:
-            terms = losses(network)
+            terms = terms_of(network)
             rate = schedule(run.step)
-            run.descend(torch.stack(list(terms.values())).sum(), rate, params.clip_norm)
-            meter.add(terms)
+            run.optimizer.param_groups[0]["lr"] = rate
+            run.optimizer.zero_grad()
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            if params.clip_norm:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
+            run.optimizer.step()
+            if run.average:
+                run.update_ema()
+            run.step += 1
 
-            keep = run.step % params.checkpoint_every == 0 or run.step == steps
-            if keep or run.step % params.log_every == 0:
+            meter.add(terms)
+            keep = run.step % checkpoint_every == 0 or run.step == steps
+            if keep or run.step % log_every == 0:
                 metrics = meter.report(run.step, rate, images)
                 run.history.append({"step": run.step, **metrics})
                 log(run.step, metrics)
             if keep and ranks.rank == 0:
                 run.save(checkpoint)
             display.update(bar, completed=run.step)
-    return run.result(), persons
+    model.load_state_dict({**model.state_dict(), **run.average})
+    return model.eval()
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype:

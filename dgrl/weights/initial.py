@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from dgrl.errors import InputError
 from dgrl.files import sha256
+from dgrl.model.network import DGRL
 from dgrl.model.params import BackboneName, ModelParams
+from dgrl.random import named_seed
 
 State = Mapping[str, Tensor]
 
@@ -94,6 +96,18 @@ def initialise(model: nn.Module, params: ModelParams) -> Match:
             network[name].copy_(file[source])
     logger.info("weights of %s (SHA-256 %s): %s", path, sha256(path), _report(match))
     return match
+
+
+def build(params: ModelParams, persons: int, seed: int) -> DGRL:
+    """The network that a run starts from: random weights named by ``seed``, then those of ``model.weights``.
+
+    Raises:
+        InputError: as ``initialise``.
+    """
+    torch.manual_seed(named_seed("network", seed))
+    model = DGRL(params, persons)
+    initialise(model, params)
+    return model
 
 
 def match_weights(network: State, file: State) -> Match:

@@ -9,14 +9,14 @@ from typing import Any
 from dgrl.errors import InputError
 from dgrl.progress import track
 from pipeline.experiments.paper import ABLATIONS, AblationName
-from pipeline.params import DatasetName, load_params
+from pipeline.params import load_params
 
 
 def ablate(
     which: AblationName,
     seeds: int = 1,
     trials: int = 1,
-    dataset: DatasetName | None = None,
+    dataset: str | None = None,
     name: str | None = None,
 ) -> list[str]:
     """Queue every row of a table, once for each train.seed below ``seeds`` and mlr.trial below ``trials``.

@@ -11,7 +11,7 @@ from dgrl.errors import InputError
 from pipeline.experiments.ablate import experiments
 from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
 from pipeline.experiments.render import RANKS, Line, render
-from pipeline.params import DatasetName, as_scalar
+from pipeline.params import as_scalar
 from pipeline.paths import Paths
 
 _SEEDS = ("train.seed", "mlr.trial")  # what the mean is over
@@ -21,7 +21,7 @@ _KEYS = ("experiment", "commit", "dataset", *RANKS)
 def table(
     which: TableName,
     form: TableFormat = "markdown",
-    dataset: DatasetName | None = None,
+    dataset: str | None = None,
     where: Sequence[str] = (),
     *,
     all_commits: bool = False,
@@ -92,7 +92,7 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
 
 def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What the stage evaluate wrote for each dataset."""
-    for dataset in get_args(DatasetName):
+    for dataset in get_args(str):
         file = metrics.get(str(Paths(dataset).eval / "metrics.json"), {})
         if dataset in file.get("data", {}):
             yield dataset, file["data"][dataset]
@@ -140,7 +140,7 @@ def parse_choices(words: Iterable[str]) -> dict[str, Any]:
 def summarise(
     runs: pd.DataFrame,
     table: Table,
-    dataset: DatasetName | None = None,
+    dataset: str | None = None,
     where: Mapping[str, Any] | None = None,
 ) -> tuple[list[Line], list[str]]:
     """The lines of a table.
@@ -213,7 +213,7 @@ def _usual(runs: pd.DataFrame, table: Table, where: Mapping[str, Any]) -> tuple[
     return runs[fits], [f"left out, not {asked}: {(~fits).sum()} runs (--where chooses others)"]
 
 
-def _datasets(runs: pd.DataFrame, table: Table, dataset: DatasetName | None) -> list[str]:
+def _datasets(runs: pd.DataFrame, table: Table, dataset: str | None) -> list[str]:
     if dataset is not None:
         return [dataset]
     found = sorted(set(runs.dataset))
@@ -224,7 +224,7 @@ def _datasets(runs: pd.DataFrame, table: Table, dataset: DatasetName | None) -> 
 
 def _settings(runs: pd.DataFrame, dataset: str) -> list[str]:
     """The params that metrics on a dataset may depend on, without the seeds."""
-    others = set(get_args(DatasetName)) - {dataset} | {"datasets"}
+    others = set(get_args(str)) - {dataset} | {"datasets"}
     no_params = {*_KEYS, *_SEEDS, "row"}
     return [key for key in runs.columns if key not in no_params and not others & set(key.split("."))]
 

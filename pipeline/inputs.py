@@ -1,0 +1,89 @@
+"""Stage inputs: digests of all that a dataset takes from outside of the project. It runs each time.
+
+DVC does not watch what is no stage's output: an archive, a folder or table of own images, a file of weights.
+This stage writes the digests of what they hold now. The stages that read them depend on that file, so that
+they run again when, and only when, it changes. It imports no library that reads images: it must be quick.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from dgrl.errors import InputError
+from dgrl.files import atomic_file, sha256
+from pipeline.params_file import read_yaml
+from pipeline.paths import dropped, outside
+
+OUTPUT = Path("data/inputs")
+Memo = dict[str, list[Any]]  # path: its state when it was last read, and its digest
+
+
+def inputs() -> None:
+    """Write ``data/inputs/<dataset>.json`` for each dataset, and ``data/inputs/weights.json``."""
+    params = read_yaml(Path("params.yaml"))
+    memo_file = Path(os.environ.get("DVC_ROOT", "."), ".work/digests.json")
+    memo = _read_memo(memo_file)
+    seen: Memo = {}
+    for dataset in params["datasets"]:
+        source = params["source"].get(dataset) or {}
+        named = {key: value for key, value in source.items() if isinstance(value, str) and key != "kind"}
+        files = {key: path for key, value in named.items() if (path := outside(value)).exists()}
+        if source.get("archive", "") is None and (archive := dropped(source.get("kind", dataset))):
+            files["archive"] = archive
+        _write(dataset, {key: _digest(path, memo, seen) for key, path in files.items()})
+    weights = outside(str(params["model"].get("weights")))
+    _write("weights", {"weights": _digest(weights, memo, seen)} if weights.is_file() else {})
+    if seen != memo:
+        with atomic_file(memo_file) as file:
+            file.write_text(json.dumps(seen))
+
+
+def _write(name: str, digests: dict[str, str]) -> None:
+    with atomic_file(OUTPUT / f"{name}.json") as file:
+        file.write_text(json.dumps(digests, indent=1) + "\n")
+
+
+def _digest(path: Path, memo: Memo, seen: Memo) -> str:
+    """SHA-256 of a file; of a folder, that of the names and digests of its files."""
+    if path.is_file():
+        return _file_digest(path, memo, seen)
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(folder, name)
+            digest.update(f"{file.relative_to(path)}\0{_file_digest(file, memo, seen)}\n".encode())
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path, memo: Memo, seen: Memo) -> str:
+    """Read only where size, times or inode are not those of the last time."""
+    try:
+        stat = path.stat()
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        key = str(path.absolute())
+        known = memo.get(key, [])
+        seen[key] = known if known[:4] == state else [*state, sha256(path)]
+    except OSError as error:  # the stage that reads it explains
+        return f"unreadable: {error.strerror}"
+    return str(seen[key][4])
+
+
+def _read_memo(file: Path) -> Memo:
+    try:
+        memo: Memo = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return memo
+
+
+def main() -> None:
+    """Run the stage; a user's mistake is one line on standard error and status 1."""
+    try:
+        inputs()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)

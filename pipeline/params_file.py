@@ -1,0 +1,29 @@
+"""Reading params.yaml as DVC reads it; without the sections' classes, so that it is quick to import."""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from dgrl.errors import InputError
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file of YAML 1.2, which is what DVC reads: 1e-05 is a number, 1:30 is text.
+
+    Raises:
+        InputError: if the file is missing, unreadable, no YAML, repeats a key, or is no mapping.
+    """
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist here; run dgrl in the project's folder") from None
+    except (YAMLError, UnicodeDecodeError, ValueError) as error:
+        problem = " ".join(str(error).split()).partition(" To suppress this check")[0]
+        raise InputError(f"{path} is no valid YAML: {problem}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} has no sections; put a preset in its place (dgrl preset synthetic)")
+    return values

@@ -1,0 +1,74 @@
+"""Presets: what differs from the defaults of the params' classes, which are the paper's."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+from ruamel.yaml import YAML
+
+from dgrl.datasets.catalog import KINDS
+from dgrl.errors import InputError
+from dgrl.files import atomic_file
+from pipeline.params import Params
+from pipeline.params_file import read_yaml
+
+PRESETS = Path("presets")
+
+
+def preset(name: str, file: Path = Path("params.yaml")) -> None:
+    """Set every value of ``params.yaml`` to a preset's; the comments stay.
+
+    Raises:
+        InputError: if there is no such preset, or the file is missing or no YAML.
+    """
+    values = preset_values(name)
+    Params.parse(values, "", f"{PRESETS / name}.yaml")
+    read_yaml(file)  # a message for a person
+    yaml = YAML()  # keeps comments
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 200
+    content = yaml.load(file)
+    _assign(content, values)
+    with atomic_file(file) as building:
+        yaml.dump(content, building)
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """The whole of a preset: defaults, and what the preset has instead.
+
+    Raises:
+        InputError: if there is no such preset.
+    """
+    allowed = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in allowed:
+        raise InputError(
+            f"no preset {name!r} here (allowed: {', '.join(allowed) or 'none: not in the project folder'})"
+        )
+    sections = {key: field.annotation for key, field in Params.model_fields.items()}
+    values = {
+        key: _defaults(section) for key, section in sections.items() if key not in ("datasets", "source")
+    }
+    values["source"] = {kind: _defaults(entry.params) for kind, entry in KINDS.items()}
+    values["mlr"]["lr_camera"] = {kind: entry.lr_camera for kind, entry in KINDS.items()}
+    _assign(values, read_yaml(PRESETS / f"{name}.yaml"))
+    return values
+
+
+def _defaults(section: Any) -> dict[str, Any]:
+    defaults = {
+        key: field.get_default(call_default_factory=True) for key, field in section.model_fields.items()
+    }
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in defaults.items()
+        if value is not PydanticUndefined
+    }
+
+
+def _assign(target: Any, values: dict[str, Any]) -> None:
+    """Set values in place, section by section; keys that have none are removed."""
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _assign(target[key], value)
+        else:
+            target[key] = value
