@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from archives import Members, message_of
 
-from dgrl.datasets.archive import Member, open_archive
+from dgrl.datasets.archive import MAX_MEMBER_BYTES, Member, open_archive
 from dgrl.errors import InputError
 
 NAMES = ("a/1.png", "b/2.png")
@@ -171,6 +172,42 @@ def test_two_files_of_the_same_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("b/2.png", b"x")
     assert "has two files called b/2.png" in message_of(contents, path)
+
+
+# Sizes
+
+
+def test_a_member_over_the_limit_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    path = pack(tmp_path, compression=zipfile.ZIP_DEFLATED)
+    forge(path, size=3 << 30, packed=3 << 30)
+    tracemalloc.start()
+    message = message_of(contents, path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+    assert f"b/2.png has {3 << 30} bytes, more than the limit of {MAX_MEMBER_BYTES}" in message
+
+
+def test_a_file_of_a_folder_over_the_limit_is_refused(tmp_path: Path) -> None:
+    path = unpack(tmp_path)
+    os.truncate(path / "b/2.png", 3 << 30)  # sparse: it takes no room
+    assert f"b/2.png has {3 << 30} bytes, more than the limit" in message_of(contents, path)
+
+
+def test_a_member_that_grows_too_much_is_refused(tmp_path: Path) -> None:
+    path = pack(tmp_path, {"a.png": bytes(1 << 24)}, zipfile.ZIP_DEFLATED)
+    packed = zipfile.ZipFile(path).infolist()[0].compress_size
+    message = message_of(contents, path)
+    assert f"a.png unpacks from {packed} to {1 << 24} bytes, more than the limit of 1000 to 1" in message
+
+
+def test_a_member_that_understates_its_size_takes_no_memory(tmp_path: Path) -> None:
+    path = pack(tmp_path, {"a.png": bytes(1 << 26)}, zipfile.ZIP_DEFLATED)
+    forge(path, size=100)
+    tracemalloc.start()
+    message = message_of(contents, path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+    assert "a.png cannot be read (Bad CRC-32" in message
 
 
 # Names

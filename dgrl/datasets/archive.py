@@ -1,6 +1,7 @@
 """Reading a benchmark's archive member by member; nothing is unpacked to disk."""
 
 import lzma
+import shutil
 import struct
 import unicodedata
 import zipfile
@@ -8,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +18,14 @@ from dgrl.errors import InputError
 from dgrl.images import decode
 from dgrl.tables import ImageRow
 
+MAX_MEMBER_BYTES = 256 << 20  # a file in an archive, unpacked
+MAX_RATIO = 1000  # of a file's size to that of its packed bytes
+
 # What zipfile raises for a damaged file, beside its own BadZipFile
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError, OSError
 )  # fmt: skip
+_CHUNK = 4096  # bytes; from as many packed ones bzip2 makes 80 MB, whatever size the archive states
 
 
 class Member(NamedTuple):
@@ -45,17 +51,29 @@ class Archive:
     names: list[str]
     _zip: zipfile.ZipFile | None
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
         """The bytes of one file.
 
+        Args:
+            limit: of its size in bytes.
+
         Raises:
-            InputError: if the file is damaged, encrypted, compressed by an unknown method or may not be read.
+            InputError: if the file is larger, damaged, encrypted, compressed by an unknown method or may not
+                be read.
         """
         if self._zip is None:
             with _readable(self.path):
-                return (self.path / name).read_bytes()
+                file = self.path / name
+                self._check_size(name, file.stat().st_size, limit)
+                return file.read_bytes()
         try:
-            return self._zip.read(name)
+            info = self._zip.getinfo(name)
+            self._check_size(name, info.file_size, limit)
+            self._check_ratio(info)
+            content = BytesIO()
+            with self._zip.open(name) as packed:
+                shutil.copyfileobj(packed, content, _CHUNK)
+            return content.getvalue()
         except RuntimeError as error:  # encrypted; or, as NotImplementedError, an unknown method
             raise InputError(
                 f"{self.path}: {name} cannot be unpacked ({error}); unpack the archive with its own tool and "
@@ -65,6 +83,19 @@ class Archive:
             raise InputError(
                 f"{self.path}: {name} cannot be read ({error}); get the archive again from its source"
             ) from None
+
+    def _check_size(self, name: str, size: int, limit: int) -> None:
+        if size > limit:
+            raise InputError(
+                f"{self.path}: {name} has {size} bytes, more than the limit of {limit}; leave it out"
+            )
+
+    def _check_ratio(self, info: zipfile.ZipInfo) -> None:
+        if info.file_size > MAX_RATIO * info.compress_size:
+            raise InputError(
+                f"{self.path}: {info.filename} unpacks from {info.compress_size} to {info.file_size} bytes, "
+                f"more than the limit of {MAX_RATIO} to 1; leave it out"
+            )
 
     def members(self, parse: Callable[[str], Member | None], example: str) -> list[Member]:
         """The images of the dataset that this should be the archive of, sorted by image_id.
