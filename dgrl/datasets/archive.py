@@ -162,9 +162,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """
     with _readable(path):
         if not path.exists():
-            raise InputError(
-                f"{path} does not exist; put the archive there or correct the path in params.yaml"
-            )
+            raise InputError(f"{path} does not exist; put the archive there or correct the path")
         raw = None if path.is_dir() else path.open("rb")
         names = [] if raw is not None else _checked_names(path, _walk(path))
     if raw is None:
