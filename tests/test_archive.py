@@ -1,9 +1,13 @@
 """Zip files and folders as archives: whole, damaged in every byte, encrypted, ambiguous."""
 
+import os
 import struct
+import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import archives
 import cv2
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 from archives import Members, message_of
 
-from dgrl.datasets.archive import Member, open_archive
+from dgrl.datasets.archive import MAX_MEMBER_BYTES, Member, open_archive
 from dgrl.errors import InputError
 
 NAMES = ("a/1.png", "b/2.png")
@@ -35,6 +39,30 @@ def unpack(folder: Path, members: Members = CONTENT) -> Path:
 def contents(path: Path) -> dict[str, bytes]:
     with open_archive(path) as opened:
         return {name: opened.read(name) for name in opened.names}
+
+
+def forge(path: Path, **fields: int) -> None:
+    """Change fields of the last member's headers (APPNOTE 4.3.7 and 4.3.12)."""
+    offsets = {"flags": 6, "method": 8, "packed": 18, "size": 22, "name": 26, "extra": 28}
+    content = bytearray(path.read_bytes())
+    local, central = content.rfind(b"PK\x03\x04"), content.rfind(b"PK\x01\x02")
+    for name, value in fields.items():
+        form = "<I" if name in ("packed", "size") else "<H"
+        struct.pack_into(form, content, local + offsets[name], value)
+        struct.pack_into(form, content, central + offsets[name] + 2, value)
+    path.write_bytes(content)
+
+
+@contextmanager
+def unprivileged() -> Iterator[Path]:
+    """A folder of a user who may not read everything, as root may."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+    finally:
+        os.seteuid(user)
 
 
 def parse(name: str) -> Member | None:
@@ -127,16 +155,12 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("offset", "value", "said"),
-    [(6, 1, "File 'b/2.png' is encrypted"), (8, 97, "compression method is not supported")],
+    ("field", "value", "said"),
+    [("flags", 1, "File 'b/2.png' is encrypted"), ("method", 97, "compression method is not supported")],
 )
-def test_a_member_that_cannot_be_unpacked(tmp_path: Path, offset: int, value: int, said: str) -> None:
+def test_a_member_that_cannot_be_unpacked(tmp_path: Path, field: str, value: int, said: str) -> None:
     path = pack(tmp_path)
-    content = bytearray(path.read_bytes())
-    local, central = content.rfind(b"PK\x03\x04"), content.rfind(b"PK\x01\x02")
-    struct.pack_into("<H", content, local + offset, value)  # flags or method of the last member
-    struct.pack_into("<H", content, central + offset + 2, value)
-    path.write_bytes(content)
+    forge(path, **{field: value})
     message = message_of(contents, path)
     assert "b/2.png cannot be unpacked" in message
     assert said in message
@@ -148,6 +172,113 @@ def test_two_files_of_the_same_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("b/2.png", b"x")
     assert "has two files called b/2.png" in message_of(contents, path)
+
+
+# Sizes
+
+
+def test_a_member_over_the_limit_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    path = pack(tmp_path, compression=zipfile.ZIP_DEFLATED)
+    forge(path, size=3 << 30, packed=3 << 30)
+    tracemalloc.start()
+    message = message_of(contents, path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+    assert f"b/2.png has {3 << 30} bytes, more than the limit of {MAX_MEMBER_BYTES}" in message
+
+
+def test_a_file_of_a_folder_over_the_limit_is_refused(tmp_path: Path) -> None:
+    path = unpack(tmp_path)
+    os.truncate(path / "b/2.png", 3 << 30)  # sparse: it takes no room
+    assert f"b/2.png has {3 << 30} bytes, more than the limit" in message_of(contents, path)
+
+
+def test_a_member_that_grows_too_much_is_refused(tmp_path: Path) -> None:
+    path = pack(tmp_path, {"a.png": bytes(1 << 24)}, zipfile.ZIP_DEFLATED)
+    packed = zipfile.ZipFile(path).infolist()[0].compress_size
+    message = message_of(contents, path)
+    assert f"a.png unpacks from {packed} to {1 << 24} bytes, more than the limit of 1000 to 1" in message
+
+
+def test_a_member_that_understates_its_size_takes_no_memory(tmp_path: Path) -> None:
+    path = pack(tmp_path, {"a.png": bytes(1 << 26)}, zipfile.ZIP_DEFLATED)
+    forge(path, size=100)
+    tracemalloc.start()
+    message = message_of(contents, path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+    assert "a.png cannot be read (Bad CRC-32" in message
+
+
+# Names
+
+
+@pytest.mark.parametrize("form", [pack, unpack])
+def test_hidden_files_are_left_out(tmp_path: Path, form: Callable[..., Path]) -> None:
+    hidden = dict.fromkeys(["__MACOSX/a/._1.png", "a/._1.png", ".DS_Store", ".git/1.png"], b"x")
+    assert contents(form(tmp_path, CONTENT | hidden)) == CONTENT
+
+
+def pack_named(folder: Path, name: bytes) -> Path:
+    """A zip file with a member whose name zipfile would not write."""
+    path = pack(folder, CONTENT | {"zzzz": b"x"})
+    path.write_bytes(path.read_bytes().replace(b"zzzz", name.ljust(4, b"\0")))
+    forge(path, flags=0x800, name=len(name), extra=4 - len(name))  # flags: the name is UTF-8
+    return path
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\rb", "a\0b", "\x1b[3", "a\u2028"])
+def test_a_name_that_no_table_can_hold(tmp_path: Path, name: str) -> None:
+    message = message_of(contents, pack_named(tmp_path, name.encode()))
+    assert f"has a file called {name!r}, which no table can hold; rename it" in message
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    message = message_of(contents, pack_named(tmp_path, b"a\xff\xfe"))
+    assert r"has a file called b'a\xff\xfe', not in UTF-8; rename it" in message
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a\udcff").touch()  # how Python has the byte 0xff
+    assert r"has a file called 'a\udcff', which no table can hold" in message_of(contents, tmp_path / "x")
+
+
+def test_a_name_of_another_alphabet_is_read(tmp_path: Path) -> None:
+    members = {"\u4eba\u3000\u7269/\u00e9.png": b"x"}  # with an ideographic space
+    assert contents(pack(tmp_path, members)) == contents(unpack(tmp_path, members)) == members
+
+
+# What may not be read, and links
+
+
+def test_what_may_not_be_read_is_not_called_damaged() -> None:
+    with unprivileged() as home:
+        packed, folder = pack(home), unpack(home)
+        for path, archive in ((packed, packed), (folder / "a", folder), (folder / "b/2.png", folder)):
+            path.chmod(0)
+            message = message_of(contents, archive)
+            path.chmod(0o700)
+            assert f"{path} cannot be read (Permission denied); give yourself the right" in message
+        folder.chmod(0)
+        assert f"{folder} cannot be read (Permission denied)" in message_of(contents, folder)
+        home.chmod(0)
+        with pytest.raises(InputError, match="Permission denied"):
+            contents(folder)
+        home.chmod(0o700)
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("target", ["a", ".", "..", "/", "nowhere"])
+def test_a_link_to_a_folder_or_to_nothing_is_named(tmp_path: Path, target: str) -> None:
+    folder = unpack(tmp_path)
+    (folder / "c").symlink_to(target)
+    message = message_of(contents, folder)
+    assert f"'{folder / 'c'}' is a link to a folder or to nothing; put the folder or file itself" in message
+
+
+def test_the_folder_itself_and_its_files_may_be_links(tmp_path: Path) -> None:
+    folder = unpack(tmp_path)
+    (folder / "c.png").symlink_to(folder / "a/1.png")
+    (tmp_path / "link").symlink_to(folder)
+    assert contents(tmp_path / "link") == CONTENT | {"c.png": CONTENT["a/1.png"]}
 
 
 @pytest.mark.parametrize("form", [pack, unpack])

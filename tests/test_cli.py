@@ -1,5 +1,6 @@
 """The `dgrl` command: stages repeat themselves; a mistake is one line and leaves nothing behind."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -252,6 +253,13 @@ def test_an_archive_that_only_a_person_can_get(dgrl: Command, dataset: str, file
     assert not Path("data").exists()
 
 
+def use_remote(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Change what is known of VIPeR's archive."""
+    kind = KINDS["viper"]
+    assert kind.remote is not None
+    monkeypatch.setitem(KINDS, "viper", replace(kind, remote=replace(kind.remote, **changes)))
+
+
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder on a loopback server, which VIPeR's archive is fetched from."""
@@ -259,8 +267,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     handler = partial(QuietHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}/VIPeR.v1.0.zip"
-        remote = replace(viper.REMOTE, mirrors=(url,), md5=None)
-        monkeypatch.setitem(KINDS, "viper", replace(KINDS["viper"], remote=remote))
+        use_remote(monkeypatch, mirrors=(url,))
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         yield folder
         server.shutdown()
@@ -278,6 +285,7 @@ def test_an_archive_is_fetched_once_into_a_cache(
     cache = tmp_path_factory.mktemp("cache")
     change("runtime", cache=str(cache))
     archive = viper_zip(mirror / "VIPeR.v1.0.zip", persons=3)
+    use_remote(monkeypatch, md5=hashlib.md5(archive.read_bytes()).hexdigest())
     assert dgrl("download", "viper") == (0, "")
     assert (cache / archive.name).read_bytes() == archive.read_bytes()
     archive.unlink()

@@ -14,6 +14,7 @@ import pytest
 from archives import Members, message_of, pack, unpack
 
 from dgrl.datasets import market1501
+from dgrl.datasets.archive import Archive
 from dgrl.errors import InputError
 from dgrl.mlr.protocol import MlrParams, plan_split
 from dgrl.tables import KEYS, ImageRow
@@ -149,13 +150,13 @@ def test_the_training_half_of_a_whole_archive(tmp_path: Path) -> None:
 def test_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pack(tmp_path / "m.zip", small())
     reads: list[str] = []
-    original = zipfile.ZipFile.read
+    original = Archive.read
 
-    def read(self: zipfile.ZipFile, name: str) -> bytes:
+    def read(self: Archive, name: str) -> bytes:
         reads.append(name)
         return original(self, name)
 
-    monkeypatch.setattr(zipfile.ZipFile, "read", read)
+    monkeypatch.setattr(Archive, "read", read)
     rows: list[ImageRow] = list(islice(market1501.images(path), 3))
     assert reads == [row.path for row in rows]
 

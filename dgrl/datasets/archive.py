@@ -1,12 +1,15 @@
 """Reading a benchmark's archive member by member; nothing is unpacked to disk."""
 
 import lzma
+import shutil
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +18,14 @@ from dgrl.errors import InputError
 from dgrl.images import decode
 from dgrl.tables import ImageRow
 
+MAX_MEMBER_BYTES = 256 << 20  # a file in an archive, unpacked
+MAX_RATIO = 1000  # of a file's size to that of its packed bytes
+
 # What zipfile raises for a damaged file, beside its own BadZipFile
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OSError)
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError, OSError
+)  # fmt: skip
+_CHUNK = 4096  # bytes; from as many packed ones bzip2 makes 80 MB, whatever size the archive states
 
 
 class Member(NamedTuple):
@@ -42,14 +51,29 @@ class Archive:
     names: list[str]
     _zip: zipfile.ZipFile | None
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
         """The bytes of one file.
 
+        Args:
+            limit: of its size in bytes.
+
         Raises:
-            InputError: if the file is damaged, encrypted or compressed by an unknown method.
+            InputError: if the file is larger, damaged, encrypted, compressed by an unknown method or may not
+                be read.
         """
+        if self._zip is None:
+            with _readable(self.path):
+                file = self.path / name
+                self._check_size(name, file.stat().st_size, limit)
+                return file.read_bytes()
         try:
-            return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
+            info = self._zip.getinfo(name)
+            self._check_size(name, info.file_size, limit)
+            self._check_ratio(info)
+            content = BytesIO()
+            with self._zip.open(name) as packed:
+                shutil.copyfileobj(packed, content, _CHUNK)
+            return content.getvalue()
         except RuntimeError as error:  # encrypted; or, as NotImplementedError, an unknown method
             raise InputError(
                 f"{self.path}: {name} cannot be unpacked ({error}); unpack the archive with its own tool and "
@@ -59,6 +83,19 @@ class Archive:
             raise InputError(
                 f"{self.path}: {name} cannot be read ({error}); get the archive again from its source"
             ) from None
+
+    def _check_size(self, name: str, size: int, limit: int) -> None:
+        if size > limit:
+            raise InputError(
+                f"{self.path}: {name} has {size} bytes, more than the limit of {limit}; leave it out"
+            )
+
+    def _check_ratio(self, info: zipfile.ZipInfo) -> None:
+        if info.file_size > MAX_RATIO * info.compress_size:
+            raise InputError(
+                f"{self.path}: {info.filename} unpacks from {info.compress_size} to {info.file_size} bytes, "
+                f"more than the limit of {MAX_RATIO} to 1; leave it out"
+            )
 
     def members(self, parse: Callable[[str], Member | None], example: str) -> list[Member]:
         """The images of the dataset that this should be the archive of, sorted by image_id.
@@ -117,30 +154,78 @@ class Archive:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Open a zip file or a folder.
+    """Open a zip file or a folder. Hidden files (``.*``, ``__MACOSX``) are left out.
 
     Raises:
-        InputError: if it is missing, truncated, no zip file, or has two files of the same name.
+        InputError: if it is missing, truncated, no zip file, or may not be read; if it has two files of the
+            same name, a file whose name no table can hold, or a link to a folder.
     """
-    if path.is_dir():
-        names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        yield Archive(path, sorted(names), None)
+    with _readable(path):
+        if not path.exists():
+            raise InputError(f"{path} does not exist; put the archive there or correct the path")
+        raw = None if path.is_dir() else path.open("rb")
+        names = [] if raw is not None else _checked_names(path, _walk(path))
+    if raw is None:
+        yield Archive(path, names, None)
         return
-    if not path.exists():
-        raise InputError(f"{path} does not exist; put the archive there or correct the path in params.yaml")
+    with raw:
+        try:
+            file = zipfile.ZipFile(raw)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path} has a file called {error.object[:100]!r}, not in UTF-8; rename it and pack it anew"
+            ) from None
+        except (*_DAMAGE, NotImplementedError) as error:  # the latter: a version of the format not known yet
+            raise InputError(
+                f"{path} is no whole zip archive ({error}); it may be truncated: get it again from its source"
+            ) from None
+        with file:
+            yield Archive(path, _checked_names(path, (info.orig_filename for info in file.infolist())), file)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say why a file or folder cannot be read, which need not be its content."""
     try:
-        file = zipfile.ZipFile(path)
-    except (*_DAMAGE, NotImplementedError) as error:  # the latter: a version of the format not known yet
+        yield
+    except OSError as error:
         raise InputError(
-            f"{path} is no whole zip archive ({error}); it may be truncated: get it again from its source"
+            f"{error.filename or path} cannot be read ({error.strerror or error}); give yourself the "
+            "right to read it, or correct the path"
         ) from None
-    with file:
-        yield Archive(path, _names(path, file), file)
 
 
-def _names(path: Path, file: zipfile.ZipFile) -> list[str]:
-    names = sorted(info.filename for info in file.infolist() if not info.is_dir())
-    for one, other in pairwise(names):
+def _walk(root: Path) -> Iterator[str]:
+    """The names of all files below a folder. Links to folders are not followed: they may lead in circles."""
+    folders = [root]
+    while folders:
+        for entry in folders.pop().iterdir():
+            if _is_hidden(entry.name):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                folders.append(entry)
+            elif entry.is_file():
+                yield entry.relative_to(root).as_posix()
+            elif entry.is_symlink():
+                raise InputError(
+                    f"{str(entry)!r} is a link to a folder or to nothing; put the folder or file itself there"
+                )
+
+
+def _checked_names(path: Path, names: Iterable[str]) -> list[str]:
+    """Those of files that are not hidden, sorted."""
+    files = sorted(
+        name for name in names if not name.endswith("/") and not any(map(_is_hidden, name.split("/")))
+    )
+    for name in files:
+        # Line breaks and other control characters, or bytes of a folder that are not UTF-8
+        if not name or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
+            raise InputError(f"{path} has a file called {name!r}, which no table can hold; rename it")
+    for one, other in pairwise(files):
         if one == other:
             raise InputError(f"{path} has two files called {one}; get the archive again from its source")
-    return names
+    return files
+
+
+def _is_hidden(name: str) -> bool:
+    return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))

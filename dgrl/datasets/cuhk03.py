@@ -34,6 +34,7 @@ Boxes = Literal["labelled", "detected"]
 Subset = Literal["train", "query", "gallery"]
 
 FILE = "cuhk-03.mat"
+MAX_BYTES = 4 << 30  # of that file, which holds all images, in a zip file
 VARIABLES = {"labelled": "labeled", "detected": "detected"}
 PERSONS = (843, 440, 77, 58, 49)  # by pair of cameras
 IMAGES = {"labelled": 14_096, "detected": 14_097}
@@ -226,7 +227,7 @@ def _locate(archive: Path) -> Path | BytesIO:
         if len(names) != 1:
             problem = f"has {FILE} {len(names)} times" if names else f"has no file {FILE}"
             raise InputError(f"{archive} {problem}; give the official CUHK03 archive")
-        return archive / names[0] if archive.is_dir() else BytesIO(opened.read(names[0]))
+        return archive / names[0] if archive.is_dir() else BytesIO(opened.read(names[0], MAX_BYTES))
 
 
 def _images(mat: _Mat, boxes: Boxes) -> dict[_Cell, Any]:
