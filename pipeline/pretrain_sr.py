@@ -21,5 +21,5 @@ def pretrain_sr(dataset: DatasetName, scale: int, params: Params) -> dict[str, f
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
-    with work_folder(f"pretrain_sr-{dataset}-x{scale}", params.rcan.model_dump_json(), [table]) as work:
+    with work_folder(f"pretrain_sr@{dataset}-{scale}", params.rcan.model_dump_json(), [table]) as work:
         return pretrain(table, paths.rcan(scale), scale, params.rcan, work)

@@ -57,7 +57,7 @@ def _train(dataset: DatasetName, params: Params) -> None:
                 "make them equal"
             )
         settings["threads"] = torch.get_num_threads()  # sums depend on it
-        with _work_folder(here, f"train-{dataset}", json.dumps(settings), inputs) as work:
+        with _work_folder(here, f"train@{dataset}", json.dumps(settings), inputs) as work:
             hr, sr = _banks(paths, params, work, here)
             with _curves(here, paths.live, dataset) as log:
                 model, persons = train_network(
