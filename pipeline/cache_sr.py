@@ -2,15 +2,17 @@
 
 from functools import partial
 
+from dgrl.files import atomic_folder
 from dgrl.superres.upscale import upscale_table
 from pipeline.params import DatasetName, Params
 from pipeline.paths import Paths
 
 
 def cache_sr(dataset: DatasetName, params: Params, workers: int | None = None) -> None:
-    """Write ``data/<dataset>/sr`` with ``workers`` processes, or as many as suit the machine."""
+    """Write ``data/<dataset>/sr`` whole, with ``workers`` processes, or as many as suit the machine."""
     paths = Paths(dataset)
     weights = {scale: paths.rcan(scale) / "rcan.safetensors" for scale in params.rcan.scales}
     upscale = partial(upscale_table, weights=weights, params=params.sr, workers=workers)
-    upscale(paths.mlr("train_lr"), paths.sr("train"), hr=paths.mlr("train_hr"))
-    upscale(paths.mlr("query"), paths.sr("query"))
+    with atomic_folder(paths.sr("train").parent) as building:
+        upscale(paths.mlr("train_lr"), building / "train", hr=paths.mlr("train_hr"))
+        upscale(paths.mlr("query"), building / "query")
