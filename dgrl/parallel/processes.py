@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 from typing import Any, Literal, TypeVar
 
+from dgrl.errors import WorkerError
 from dgrl.progress import track
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ def map_shards(
 
     Raises:
         InputError: if Ray is wanted and not installed, or does not answer.
-        RuntimeError: if a worker process was killed.
+        WorkerError: if a worker process was killed.
         Exception: the first error of ``function``, as it is; shards not yet begun are dropped.
     """
     if backend == "ray":
@@ -83,7 +84,7 @@ def imap(
         gpus: as CUDA_VISIBLE_DEVICES names them; each process sees one, in turn.
 
     Raises:
-        RuntimeError: if a worker process was killed.
+        WorkerError: if a worker process was killed.
         Exception: the first error of ``function`` or ``jobs``, as it is; jobs not yet begun are dropped.
     """
     if workers <= 1:
@@ -100,7 +101,7 @@ def imap(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         reason = "a worker process was killed, most often for want of memory; use fewer workers"
-        raise RuntimeError(f"{description}: {reason}") from None
+        raise WorkerError(f"{description}: {reason}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -121,6 +122,7 @@ def _pool(function: Callable[[T], R], workers: int, gpus: Sequence[str]) -> Proc
 def _begin(parent: int, turns: "SimpleQueue[str] | None", carried: Callable[[Any], Any] | bytes) -> None:
     global _function
     die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
     if turns is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = turns.get()  # read when torch first asks for a GPU
     _function = pickle.loads(carried) if isinstance(carried, bytes) else carried
