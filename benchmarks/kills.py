@@ -132,7 +132,7 @@ class Run:
             return 0
 
     def writes_checkpoint(self) -> bool:
-        return any(self.project.glob(".work/train-*/.checkpoint.pt.tmp"))
+        return any(self.project.glob(".work/train-*/.checkpoint.pt.*.tmp"))
 
     def publishes(self) -> bool:
         return self.step() == STEPS and any(self.live.parents[1].glob("*model.safetensors*"))

@@ -28,7 +28,7 @@ from dgrl.tables import write_table
 from pipeline.params import Params, load_params
 from pipeline.split import split
 
-PRESET = Path(__file__).parents[1] / "presets/paper.yaml"
+PRESET = Path(__file__).parents[1] / "params.yaml"
 
 
 def split_timed(params: Params, workers: int) -> tuple[float, float]:

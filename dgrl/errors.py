@@ -1,4 +1,19 @@
-"""The one exception that a user's mistake raises."""
+"""What a person caused or can mend, and the one line that says so."""
+
+import errno
+import os
+import re
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than is allowed here (ulimit -f)",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EIO: "the disk does not answer",
+}
+_MEMORY = "out of memory; lower the number of workers or the size of the batch, or use a larger machine"
 
 
 class InputError(Exception):
@@ -7,3 +22,34 @@ class InputError(Exception):
     The message is one line that names what is wrong, what is allowed and what to do. The command line
     prints it without a traceback and exits with status 1.
     """
+
+
+class WorkerError(InputError):
+    """Another process of this run was killed; the message says what to lower."""
+
+
+def explain(error: BaseException) -> str | None:
+    """The line for an error that the user or the machine caused; None for one of the program's own."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # which is torch's
+        return _MEMORY
+    if (found := find_os_error(error)) is None:
+        return None
+    message = str(found) if found.errno is None else os.strerror(found.errno)
+    if found.errno in _REASONS:
+        message = f"{_REASONS[found.errno]} ({message})"
+    line = message if found.filename is None else f"{message}: {found.filename}"
+    return " ".join(line.split())
+
+
+def find_os_error(error: BaseException) -> OSError | None:
+    """The OSError that is, or lies behind, an error of a library that reads and writes files."""
+    if isinstance(error, OSError):
+        return error
+    kind = type(error).__name__
+    if kind == "RuntimeError" and isinstance(error.__context__, OSError):  # torch.save into a file
+        return error.__context__
+    if kind == "SafetensorError" and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    return None

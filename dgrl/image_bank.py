@@ -6,6 +6,7 @@ than memory trains too.
 
 import logging
 import mmap
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,6 +118,9 @@ def load_bank(
         if not file.exists():
             with atomic_file(file) as building:
                 mapped = np.lib.format.open_memmap(building, "w+", np.uint8, shape)
+                if hasattr(os, "posix_fallocate"):  # else a full disk ends the process with a bus error
+                    with building.open("r+b") as reserved:
+                        os.posix_fallocate(reserved.fileno(), 0, building.stat().st_size)
                 _decode(table, mapped)
                 mapped.flush()
         decoded = np.load(file, mmap_mode="c")

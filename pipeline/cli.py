@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, explain
 from dgrl.files import atomic_file
 from dgrl.parallel.processes import die_with_parent
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
 from pipeline.experiments.paper import AblationName, TableFormat, TableName
 from pipeline.logs import set_up_logs
 from pipeline.params import load_params
+
+_INTERRUPTED = 130  # Typer's status after Ctrl-C
 
 app = typer.Typer(
     name="dgrl",
@@ -210,10 +212,17 @@ def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and status 1."""
+    """Run the command line; an error that a person can mend is one line on standard error and status 1."""
     set_up_logs()
     try:
         app(prog_name="dgrl")
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            sys.stderr.write("error: interrupted\n")
+        raise
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        stage = "" if isinstance(error, InputError) else f"{sys.argv[1]}: "
+        sys.stderr.write(f"error: {stage}{line}\n")
         sys.exit(1)

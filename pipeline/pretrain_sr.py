@@ -25,5 +25,6 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
         return {}
     table = paths.mlr("train_hr")
     settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing here
-    with work_folder(f"pretrain_sr-{dataset}-x{scale}", settings, [table, *code("pretrain_sr")]) as work:
+    files = [table, *code("pretrain_sr")]
+    with work_folder(f"pretrain_sr@{dataset}-{scale}", settings, files) as work:
         return pretrain(table, paths.rcan(scale), scale, params.rcan, work)

@@ -1,14 +1,13 @@
 """Stage split: the images to the MLR training, query and gallery tables."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from dgrl.files import atomic_file
+from dgrl.files import atomic_folder
 from dgrl.mlr.degrade import make_row
 from dgrl.mlr.protocol import TABLES, Entry, describe, plan_split
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
@@ -23,7 +22,7 @@ def split(
     workers: int | None = None,
     backend: Backend = DEFAULT_BACKEND,
 ) -> dict[str, int]:
-    """Write ``data/<dataset>/mlr``; returns the number of images of each table."""
+    """Write ``data/<dataset>/mlr``, all of it or nothing; returns the number of images of each table."""
     paths = Paths(dataset)
     keys = {shard: read_keys(shard) for shard in shards(paths.images)}
     official = json.loads(paths.official_splits.read_text()) if paths.official_splits.exists() else ()
@@ -32,24 +31,18 @@ def split(
         (shard, {name: plan.entries[name] for name in part.image_id if name in plan.entries})
         for shard, part in keys.items()
     ]
-    building = {table: paths.mlr(f".{table}.tmp") for table in TABLES}
-    try:
+    with atomic_folder(paths.split.parent) as building:
+        folders = {table: building / table for table in TABLES}
         map_shards(
-            partial(_split_shard, folders=building),
+            partial(_split_shard, folders=folders),
             jobs,
             workers=workers,
             description=f"split {dataset}",
             backend=backend,
         )
-        tables = {table: read_keys(folder) for table, folder in building.items()}
-        for table, folder in building.items():
-            shutil.rmtree(paths.mlr(table), ignore_errors=True)
-            folder.rename(paths.mlr(table))
-    finally:
-        for folder in building.values():
-            shutil.rmtree(folder, ignore_errors=True)
-    with atomic_file(paths.split) as file:
-        file.write_text(json.dumps(describe(plan, tables, dataset, params.mlr), indent=1) + "\n")
+        tables = {table: read_keys(folder) for table, folder in folders.items()}
+        description = describe(plan, tables, dataset, params.mlr)
+        (building / paths.split.name).write_text(json.dumps(description, indent=1) + "\n")
     return {table: len(keys) for table, keys in tables.items()}
 
 

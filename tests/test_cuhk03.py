@@ -180,7 +180,7 @@ def test_the_stages_split_as_the_official_testsets_say(
 
 
 def stage_params(mat: Path, trial: int, **source: object) -> Params:
-    values = load_params(Path(__file__).parents[1] / "presets/paper.yaml").model_dump()
+    values = load_params(Path(__file__).parents[1] / "params.yaml").model_dump()
     values["source"]["cuhk03"] |= {"archive": str(mat), **source}
     values["mlr"] |= {"trial": trial, "factors": (2,)}
     return Params.parse(values, "")

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgrl.datasets import fetch as module
+from dgrl.datasets.catalog import KINDS
 from dgrl.datasets.fetch import RemoteFile, fetch
-from dgrl.datasets.sources import SOURCES
 from dgrl.errors import InputError
 
 CHUNK = 1024
@@ -192,7 +192,8 @@ def test_odd_headers_do_not_matter(serve: Serve, tmp_path: Path, answer: Answer)
 
 
 def test_every_file_with_a_mirror_has_a_digest() -> None:
-    assert all(len(file.md5 or "") == 32 for file in SOURCES.values() if file.mirrors)
+    files = [kind.remote for kind in KINDS.values() if kind.remote]
+    assert all(len(file.md5 or "") == 32 for file in files if file.mirrors)
 
 
 @pytest.mark.parametrize("answer", [Answer(body=OTHER), Answer(status=404)])

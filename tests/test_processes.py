@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, WorkerError
 from dgrl.parallel.processes import imap, usable_cores
 from dgrl.parallel.shards import map_shards
 
@@ -80,7 +80,7 @@ def test_an_error_drops_the_shards_not_yet_begun(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_named() -> None:
-    with pytest.raises(RuntimeError, match=r"^reading: a worker process was killed.*fewer workers$"):
+    with pytest.raises(WorkerError, match=r"^reading: a worker process was killed.*fewer workers$"):
         map_shards(_kill_self, range(4), workers=2, description="reading")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, WorkerError
 from dgrl.mlr.degrade import make_row
 from dgrl.mlr.protocol import Entry
 from dgrl.parallel.shards import map_shards
@@ -178,7 +178,7 @@ def test_a_lost_node_costs_only_its_tasks(
 
 
 def test_a_shard_that_kills_its_workers_is_given_up(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError, match=r"^reading: .*worker died"):
+    with pytest.raises(WorkerError, match=r"^reading: .*worker died"):
         map_shards(_kill_self, range(1), description="reading", backend="ray")
     assert capsys.readouterr().out == ""
 

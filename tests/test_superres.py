@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, WorkerError
 from dgrl.images import Image, decode, pixel_sha256
 from dgrl.random import named_generator
 from dgrl.superres.params import RcanParams, SrParams
@@ -317,7 +317,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(train_hr: Path, tmp_path: 
     ("ending", "error", "message"),
     [
         ("exit 3", RuntimeError, r"(?s)RCAN x2 failed with status 3; the end of .*log.txt:\n.*line 29$"),
-        ("kill -9 $$", RuntimeError, r"RCAN x2 was killed by signal 9"),
+        ("kill -9 $$", WorkerError, r"^RCAN x2 was killed by signal 9.*; lower rcan.batch"),
         ("exit 65", InputError, r"^line 29$"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Images, image tables and files: lossless, reproducible to the byte, whole or not there at all."""
+"""Images and image tables: lossless, reproducible to the byte, whole or not there at all."""
 
 import hashlib
 import json
@@ -18,7 +18,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from dgrl import tables
 from dgrl.errors import InputError
-from dgrl.files import atomic_file, atomic_folder
 from dgrl.images import decode, encode_png, pixel_sha256
 from dgrl.tables import IMAGES, KEYS, SR_IMAGES, ImageRow, read_keys, read_rows, shards, write_table
 
@@ -289,70 +288,3 @@ def test_a_damaged_shard_is_named(
     shard.write_bytes(damage(shard.read_bytes()))
     with pytest.raises(InputError, match=f"^{shard} is no whole Parquet file .*delete it and run dvc repro$"):
         read(tmp_path / "table")
-
-
-# Files
-
-
-def test_a_new_file_replaces_the_old_one_when_whole(tmp_path: Path) -> None:
-    target = tmp_path / "deep/er/file.json"
-    for text in ("old", "new"):
-        with atomic_file(target) as building:
-            building.write_text(text)
-        assert target.read_text() == text
-    assert [path.name for path in target.parent.iterdir()] == ["file.json"]
-
-
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    target = tmp_path / "file.json"
-    target.write_text("old")
-    with atomic_file(target) as building:
-        building.write_text("half")
-        assert target.read_text() == "old"
-
-
-@pytest.mark.parametrize("old", [None, "old"])
-def test_a_failed_file_leaves_what_was_there(tmp_path: Path, old: str | None) -> None:
-    target = tmp_path / "file.json"
-    if old:
-        target.write_text(old)
-    before = files(tmp_path)
-    with pytest.raises(KeyboardInterrupt), atomic_file(target) as building:  # noqa: PT012
-        building.write_text("half")
-        raise KeyboardInterrupt
-    assert files(tmp_path) == before
-
-
-def test_a_new_folder_replaces_the_old_one_when_whole(tmp_path: Path) -> None:
-    target = tmp_path / "deep/er/folder"
-    for name in ("old", "new"):
-        with atomic_folder(target) as building:
-            (building / "sub").mkdir()
-            (building / "sub" / name).write_text(name)
-        assert files(target) == {f"sub/{name}": name.encode()}
-    assert [path.name for path in target.parent.iterdir()] == ["folder"]
-
-
-@pytest.mark.parametrize("old", [None, "old"])
-def test_a_failed_folder_leaves_what_was_there(tmp_path: Path, old: str | None) -> None:
-    target = tmp_path / "folder"
-    if old:
-        target.mkdir()
-        (target / "file").write_text(old)
-    before = files(tmp_path)
-    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as building:  # noqa: PT012
-        (building / "file").write_text("half")
-        assert files(target) == ({"file": b"old"} if old else {})
-        raise KeyboardInterrupt
-    assert files(tmp_path) == before
-    assert list(tmp_path.iterdir()) == ([target] if old else [])
-
-
-def test_what_a_killed_run_left_is_not_in_the_next_one(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "folder") as building:
-        name = building.name
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "stale").touch()
-    with atomic_folder(tmp_path / "folder") as building:
-        (building / "fresh").touch()
-    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["fresh"]

@@ -14,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
 
+from dgrl.errors import WorkerError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -43,7 +45,7 @@ def imap(
         gpus: as CUDA_VISIBLE_DEVICES names them; each process sees one, in turn.
 
     Raises:
-        RuntimeError: if a worker process was killed.
+        WorkerError: if a worker process was killed.
         Exception: the first error of ``function`` or ``jobs``, as it is; jobs not yet begun are dropped.
     """
     if workers <= 1:
@@ -60,7 +62,7 @@ def imap(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         reason = "a worker process was killed, most often for want of memory; use fewer workers"
-        raise RuntimeError(f"{description}: {reason}") from None
+        raise WorkerError(f"{description}: {reason}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -81,6 +83,7 @@ def _pool(function: Callable[[T], R], workers: int, gpus: Sequence[str]) -> Proc
 def _begin(parent: int, turns: "SimpleQueue[str] | None", carried: Callable[[Any], Any] | bytes) -> None:
     global _function
     die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
     if turns is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = turns.get()  # read when torch first asks for a GPU
     _function = pickle.loads(carried) if isinstance(carried, bytes) else carried

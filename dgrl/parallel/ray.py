@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, WorkerError
 from dgrl.parallel.processes import usable_cores
 from dgrl.progress import track
 
@@ -48,7 +48,7 @@ def map_on_ray(
 
     Raises:
         InputError: if Ray is not installed, the cluster does not answer, or a node lacks the directory.
-        RuntimeError: if Ray lost a shard more often than it is tried again.
+        WorkerError: if Ray lost a shard more often than it is tried again.
         Exception: the first error of ``function``, as it is; shards not in flight are dropped, the others
             waited for.
     """
@@ -63,7 +63,7 @@ def map_on_ray(
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error  # a RayTaskError shows the traceback on the worker
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"{description}: {_first_line(error)}") from error
+        raise WorkerError(f"{description}: {_first_line(error)}") from error
     return [results[index] for index in range(len(shards))]
 
 

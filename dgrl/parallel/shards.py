@@ -37,7 +37,7 @@ def map_shards(
 
     Raises:
         InputError: if Ray is wanted and not installed, or does not answer.
-        RuntimeError: if a worker process was killed.
+        WorkerError: if a worker process was killed.
         Exception: the first error of ``function``, as it is; shards not yet begun are dropped.
     """
     if backend == "ray":

@@ -26,7 +26,7 @@ from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, explain
 from dgrl.images import Image
 from dgrl.parallel.processes import die_with_parent
 from dgrl.random import named_generator
@@ -155,15 +155,17 @@ def _scores(image: Image, hr: Image) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Train as the option file says; an InputError is the last line of the output and status EX_DATAERR."""
+    """Train as the option file says; what ``explain`` knows is the output's last line, status EX_DATAERR."""
     _, option_file, parent = sys.argv
     die_with_parent(int(parent))
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     sys.argv = [sys.argv[0], "-opt", option_file]  # train_pipeline reads them
     try:
         train_pipeline(str(Path(option_file).parent))
-    except InputError as error:
-        logger.error("%s", error)
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        logger.error("%s", line)
         sys.exit(os.EX_DATAERR)
 
 

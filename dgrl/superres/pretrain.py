@@ -22,7 +22,7 @@ import pandas as pd
 import yaml
 from safetensors.numpy import save_file
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, WorkerError
 from dgrl.files import atomic_folder
 from dgrl.progress import progress
 from dgrl.random import named_generator, named_seed
@@ -60,6 +60,7 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
     Raises:
         InputError: if an image is smaller than the patch, there are fewer than two persons, an image is
             unreadable or the loss is not finite.
+        WorkerError: if basicsr's process was killed.
         RuntimeError: if basicsr fails, with the end of its log.
     """
     run = work.resolve() / f"rcan_x{scale}"
@@ -209,5 +210,7 @@ def _explain(status: int, log: Path, name: str) -> None:
     tail = log.read_text().splitlines()[-_LOG_TAIL:]
     if status == os.EX_DATAERR:
         raise InputError(tail[-1])
-    reason = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
-    raise RuntimeError("\n".join([f"{name} {reason}; the end of {log}:", *tail]))
+    if status < 0:
+        reason = f"was killed by signal {-status}, most often for want of memory"
+        raise WorkerError(f"{name} {reason}; lower rcan.batch or rcan.patch ({log} has its output)")
+    raise RuntimeError("\n".join([f"{name} failed with status {status}; the end of {log}:", *tail]))

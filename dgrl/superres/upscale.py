@@ -60,7 +60,7 @@ def upscale_table(
 
     Raises:
         InputError: if weights for a factor, or an image's twin, are missing, or an image is unreadable.
-        RuntimeError: if a worker process was killed.
+        WorkerError: if a worker process was killed.
     """
     keys = read_keys(lr)
     networks = _networks(keys, weights) if params.method == "rcan" else {}

@@ -10,8 +10,8 @@ from dgrl.files import atomic_file
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings, lists, dicts), whole or not at all."""
-    with atomic_file(path) as building:
-        torch.save(state, building)
+    with atomic_file(path) as building, building.open("wb") as file:
+        torch.save(state, file)  # into a file of Python's, which tells why it cannot be written
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import ProcessException, spawn
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, WorkerError, explain
 from dgrl.parallel.processes import die_with_parent, usable_cores
 
 T = TypeVar("T")
@@ -150,7 +150,8 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
     They end with this one, however it ends, and with each other.
 
     Raises:
-        InputError: that of a process.
+        InputError: what ``explain`` says of a process's error.
+        WorkerError: if a process was killed.
     """
     errors = get_context("spawn").SimpleQueue()
     with socket.socket() as free:
@@ -159,10 +160,13 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
     try:
         shared = processes, port, os.getpid(), errors, function, arguments
         spawn(_run_rank, shared, processes)  # type: ignore[no-untyped-call]
-    except ProcessException:  # of the first that ended, which need not be the one with the error
-        if errors.empty():
-            raise
-        raise InputError(errors.get()) from None
+    except ProcessException as error:  # of the first that ended, which need not be the one with the error
+        if not errors.empty():
+            raise InputError(errors.get()) from None
+        if isinstance(error, ProcessExitedException) and error.signal_name:
+            reason = f"was killed ({error.signal_name}), most often for want of memory"
+            raise WorkerError(f"a rank {reason}; lower train.persons_per_batch or train.processes") from None
+        raise
 
 
 def _run_rank(
@@ -180,6 +184,8 @@ def _run_rank(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         function(*arguments)
-    except InputError as error:
-        errors.put(str(error))
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        errors.put(line)
         sys.exit(1)
