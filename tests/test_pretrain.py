@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from small_images import brute_psnr, image_row, smooth_image
 
 from dgrl.errors import InputError
@@ -23,10 +24,9 @@ from dgrl.superres.upscale import load_rcan
 from dgrl.tables import read_rows, write_table
 
 PARAMS = RcanParams(
-    features=8,
+    features=16,
     groups=1,
     blocks=1,
-    squeeze=4,
     iterations=20,
     batch=4,
     patch=24,
@@ -75,7 +75,7 @@ def test_options_say_what_the_params_say(train_hr: Path, tmp_path: Path) -> None
     assert train["batch_size_per_gpu"] == 4
     assert train["held_out"] == val["held_out"] == held_out([f"{i:04d}" for i in range(8)], 0.25, 0)
     assert made["network_g"]["upscale"] == made["scale"] == 3
-    assert made["network_g"]["num_feat"] == 8
+    assert made["network_g"]["num_feat"] == 16
     assert made["train"]["total_iter"] == 20
     assert made["train"]["scheduler"]["milestones"] == [10, 15]
     written = [made["path"]["experiments_root"], made["output"]]
@@ -94,7 +94,7 @@ def test_an_epoch_holds_at_least_the_batches_of_a_short_run(train_hr: Path, tmp_
     [
         ({"patch": 32}, r"rcan: patch must be divisible by every scale of \(2, 3, 4\), not 32"),
         ({"scales": [2, 5]}, r"scales must be some of 2, 3, 4 and 8, not \(2, 5\)"),
-        ({"features": 8}, r"features must be at least squeeze \(16\), not 8"),
+        ({"features": 8}, r"rcan.features = 8: input should be greater than or equal to 16"),
         ({"milestones": [0.5, 100.0]}, r"milestones must be fractions between 0 and 1"),
         ({"iterations": 100, "warmup": 70}, r"warmup must end before the first milestone, not after 70"),
         ({"val_fraction": 1.0}, r"rcan.val_fraction = 1.0: input should be less than 1"),
@@ -216,6 +216,10 @@ def test_training_publishes_weights_metrics_and_the_loss(trained: Path, train_hr
     assert lines[0] == "iteration,loss"
     assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(1, 21))
     assert load_rcan(trained / "rcan.safetensors").training is False
+    with safe_open(trained / "rcan.safetensors", "np") as file:
+        architecture = json.loads(file.metadata()["architecture"])
+    said = {"num_feat": 16, "upscale": 3, "squeeze_factor": 16, "res_scale": 1}
+    assert architecture.items() >= said.items()
 
 
 def test_metrics_are_those_of_the_held_out_images(trained: Path, train_hr: Path) -> None:

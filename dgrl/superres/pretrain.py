@@ -124,9 +124,9 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
             "num_feat": params.features,
             "num_group": params.groups,
             "num_block": params.blocks,
-            "squeeze_factor": params.squeeze,
+            "squeeze_factor": 16,  # RCAN's own, as res_scale; here because the weights' header says all
             "upscale": scale,
-            "res_scale": params.res_scale,
+            "res_scale": 1.0,
         },
         "path": {"experiments_root": str(run / "experiments")},
         "train": {
