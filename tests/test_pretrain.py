@@ -1,6 +1,9 @@
 """RCAN by basicsr on small made images."""
 
 import json
+import logging
+import os
+import re
 import stat
 import sys
 import zipfile
@@ -9,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -253,6 +257,49 @@ def test_the_same_params_give_the_same_bytes(trained: Path, train_hr: Path, tmp_
         assert (tmp_path / "x3" / path.name).read_bytes() == path.read_bytes()
 
 
+class Killer(logging.Handler):
+    """Kills the processes that this one has started, at an iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__(logging.DEBUG)
+        self.iteration = iteration
+        self.first = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := re.match(r"iteration (\d+)", record.getMessage()):
+            self.first = self.first or int(found[1])
+            if int(found[1]) >= self.iteration:
+                for process in psutil.Process().children():
+                    process.kill()
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(
+    train_hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two epochs of basicsr; the loss is averaged over rows of 5 iterations, the state saved every 57."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    params = PARAMS.model_copy(update={"iterations": 1150, "warmup": 300, "ema_decay": 0.9})
+    pretrain(train_hr, tmp_path / "whole", 3, params, tmp_path / "other")
+    log, begun = logging.getLogger("dgrl.superres.pretrain"), []
+    caplog.set_level(logging.DEBUG, log.name)
+    for iteration in (20, 250, 600, 1120, 9999):
+        killer = Killer(iteration)
+        log.addHandler(killer)
+        try:
+            pretrain(train_hr, tmp_path / "resumed", 3, params, tmp_path / "work")
+        except InputError as error:
+            assert "killed" in str(error)  # noqa: PT017 (the last run is not killed)
+        log.removeHandler(killer)
+        begun.append(killer.first)
+        assert (tmp_path / "resumed").exists() == (iteration == 9999)
+    assert begun[0] == 5
+    assert all(first > 5 for first in begun[2:])
+    assert begun == sorted(begun)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "resumed" / path.name).read_bytes() == path.read_bytes()
+
+
 VIPER = Path(__file__).parents[2] / "shared/data/VIPeR.v1.0.zip"
 
 
@@ -293,7 +340,12 @@ def test_a_loss_that_is_not_finite_stops_the_training(train_hr: Path, tmp_path: 
     ("ending", "error", "message"),
     [
         ("exit 3", RuntimeError, r"(?s)RCAN x2 failed with status 3; the end of .*log.txt:\n.*line 29$"),
-        ("kill -9 $$", RuntimeError, r"RCAN x2 was killed by signal 9"),
+        (
+            "kill -9 $$",
+            InputError,
+            r"^RCAN x2 was killed, most often for want of memory; lower rcan.batch",
+        ),
+        ("kill -11 $$", RuntimeError, r"RCAN x2 ended by signal 11"),
         ("exit 65", InputError, r"^line 29$"),
     ],
 )
@@ -315,3 +367,35 @@ def test_a_failed_child_is_quoted_and_earlier_results_stay(
         pretrain(train_hr, tmp_path / "x2", 2, PARAMS, tmp_path / "work")
     assert "line 10\n" not in str(caught.value)
     assert (tmp_path / "x2" / "metrics.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("amount", [2**60, -1])
+def test_too_little_memory_is_one_line(
+    amount: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from dgrl.superres import child
+
+    def train(_: str) -> None:
+        if amount < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        torch.empty(amount)
+
+    monkeypatch.setattr(child, "train_pipeline", train)
+    monkeypatch.setattr(child, "die_with_parent", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["child", str(tmp_path / "options.yml"), "1"])
+    with pytest.raises(SystemExit, match=str(os.EX_DATAERR)):
+        child.main()
+    assert caplog.messages == [
+        "RCAN ran out of memory; lower rcan.batch or rcan.patch, or free memory and run again: it resumes"
+    ]
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", b"PK\x03\x04 cut"])
+def test_a_damaged_state_is_named(train_hr: Path, tmp_path: Path, data: bytes) -> None:
+    state = tmp_path / "work/rcan_x2/state.pt"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(data)
+    with pytest.raises(InputError, match=rf"^{state} is damaged; delete it"):
+        pretrain(train_hr, tmp_path / "x2", 2, PARAMS, tmp_path / "work")

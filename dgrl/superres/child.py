@@ -30,7 +30,9 @@ from dgrl.errors import InputError
 from dgrl.images import Image
 from dgrl.parallel.processes import die_with_parent
 from dgrl.random import named_generator
+from dgrl.superres.pretrain import LESS_MEMORY
 from dgrl.tables import read_rows
+from dgrl.training.checkpoint import load_checkpoint, save_checkpoint
 
 _EXACT = 100.0  # dB for equal images, so that a mean stays finite; as in upscale
 
@@ -100,15 +102,29 @@ def _tensor(image: Image) -> torch.Tensor:
 
 @MODEL_REGISTRY.register()
 class TableSRModel(SRModel):  # type: ignore[misc]
-    """basicsr's SRModel that watches the loss and writes its results as open formats."""
+    """basicsr's SRModel that watches the loss, resumes, and writes its results as open formats.
+
+    basicsr's own resume needs a GPU, begins the epoch again and knows neither the average nor the dataset's
+    visits. Here its loop starts from the first iteration and only the optimizer steps that the saved state
+    has behind it are left out: the sampler, the visits and the scheduler pass through what they passed
+    through before. That takes about a millisecond an iteration.
+    """
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         self.output_folder = Path(opt["output"])
+        self.state_file = Path(opt["state"])
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
+        self.log_dict: dict[str, float] = {}  # basicsr logs it
+        self.resumed = load_checkpoint(self.state_file)
+        self.first = self.resumed["iteration"] + 1 if self.resumed else 1
 
     def optimize_parameters(self, current_iter: int) -> None:
+        if current_iter < self.first:
+            if current_iter == self.first - 1:
+                self._resume(current_iter)
+            return
         super().optimize_parameters(current_iter)
         loss = self.log_dict["l_pix"]
         if not math.isfinite(loss):
@@ -124,8 +140,30 @@ class TableSRModel(SRModel):  # type: ignore[misc]
             self.losses.clear()
             logger.info("iteration %d", current_iter)
 
+    def _parts(self) -> dict[str, Any]:
+        parts = {"network": self.net_g, "optimizer": self.optimizer_g}
+        return parts | {"average": self.net_g_ema} if self.ema_decay else parts
+
+    def _resume(self, current_iter: int) -> None:
+        # Only now: earlier, the scheduler would apply past milestones to the saved learning rate once more.
+        assert self.resumed is not None
+        for name, part in self._parts().items():
+            part.load_state_dict(self.resumed[name])
+        self.losses, self.curve = self.resumed["losses"], self.resumed["curve"]
+        self.resumed = None
+        logger.info("iteration %d: resumed", current_iter)
+
     def save(self, epoch: int, current_iter: int) -> None:
-        """Write the network (of the moving average, if on) and the curve of the loss."""
+        """Write the state to resume from, or, after the last iteration (-1), the results."""
+        if current_iter == -1:
+            self._publish()
+        elif current_iter >= self.first:
+            state = {name: part.state_dict() for name, part in self._parts().items()}
+            progress = {"iteration": current_iter, "losses": self.losses, "curve": self.curve}
+            save_checkpoint(self.state_file, state | progress)
+
+    def _publish(self) -> None:
+        """The network (of the moving average, if on) and the curve of the loss."""
         network = self.get_bare_model(self.net_g_ema if self.ema_decay else self.net_g)
         state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
         architecture = {key: value for key, value in self.opt["network_g"].items() if key != "type"}
@@ -162,9 +200,21 @@ def main() -> None:
     sys.argv = [sys.argv[0], "-opt", option_file]  # train_pipeline reads them
     try:
         train_pipeline(str(Path(option_file).parent))
-    except InputError as error:
-        logger.error("%s", error)
+    except Exception as error:
+        if (line := _line(error)) is None:
+            raise
+        logger.error("%s", line)
         sys.exit(os.EX_DATAERR)
+
+
+def _line(error: Exception) -> str | None:
+    """What to say of an error that a traceback does not explain better."""
+    if isinstance(error, InputError):
+        return str(error)
+    words = str(error) if isinstance(error, RuntimeError) else ""  # torch's on a CPU has no class
+    if isinstance(error, MemoryError) or "out of memory" in words or "allocate memory" in words:
+        return f"RCAN ran out of memory; {LESS_MEMORY}"
+    return None
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +32,12 @@ from dgrl.tables import read_keys
 
 PUBLISHED = ("rcan.safetensors", "metrics.json", "loss.csv")
 
+LESS_MEMORY = "lower rcan.batch or rcan.patch, or free memory and run again: it resumes"
+
 _GAMMA = 0.5  # learning rate's factor at a milestone, as in RCAN
 _BETAS = [0.9, 0.99]  # Adam's, as in basicsr's option files for RCAN
 _ITERATIONS_PER_EPOCH = 1000  # basicsr's epoch only sets how often it shuffles
+_SAVE_EVERY = 50  # iterations at least
 _ITERATION = re.compile(r"iteration (\d+)")
 _LOG_TAIL = 15  # lines of the log that an error quotes
 
@@ -43,7 +47,8 @@ logger = logging.getLogger(__name__)
 def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work: Path) -> dict[str, float]:
     """Train RCAN x ``scale`` on a table of HR images.
 
-    The same table, params and number of threads give the same weights, byte for byte, on one CPU.
+    The same table, params and number of threads give the same weights, byte for byte, on one CPU, however
+    often the run was killed.
 
     Args:
         train_hr: an image table; LR images are made from it by area down-sampling.
@@ -51,7 +56,8 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
             the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since the last row).
         scale: one of ``params.scales``.
         params: architecture and training.
-        work: a temporary folder for basicsr's own files; the caller removes it.
+        work: a folder for basicsr's own files and the state that a killed run resumes from, of this table
+            and these params only; the caller removes it.
 
     Returns:
         PSNR (dB) and SSIM over RGB of the held-out persons' images: ``psnr, ssim, bicubic_psnr,
@@ -59,13 +65,13 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
 
     Raises:
         InputError: if an image is smaller than the patch, there are fewer than two persons, an image is
-            unreadable or the loss is not finite.
-        RuntimeError: if basicsr fails, with the end of its log.
+            unreadable, the loss is not finite, memory runs out or the child is killed.
+        RuntimeError: if basicsr fails otherwise, with the end of its log.
     """
     run = work.resolve() / f"rcan_x{scale}"
     settings = options(train_hr.resolve(), scale, params, run)
-    shutil.rmtree(run, ignore_errors=True)  # basicsr would rename an old one and keep it
-    Path(settings["output"]).mkdir(parents=True)
+    shutil.rmtree(run / "experiments", ignore_errors=True)  # basicsr would rename an old one and keep it
+    Path(settings["output"]).mkdir(parents=True, exist_ok=True)
     option_file = run / "options.yml"
     option_file.write_text(yaml.safe_dump(settings, sort_keys=False))
     _run_child(option_file, run / "log.txt", f"RCAN x{scale}", params.iterations)
@@ -105,6 +111,7 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
         "num_gpu": "auto",
         "manual_seed": named_seed("rcan", params.seed, scale) % 2**32,  # NumPy's global seed has 32 bits
         "output": str(run / "output"),
+        "state": str(run / "state.pt"),
         "datasets": {
             "train": {
                 **source,
@@ -141,11 +148,11 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
             "warmup_iter": params.warmup,
             "pixel_opt": {"type": "L1Loss"},
         },
-        # basicsr validates and saves once more at the end: that is the only time wanted.
+        # basicsr validates once more at the end: that is the only time wanted.
         "val": {"val_freq": params.iterations + 1, "save_img": False},
         "logger": {
             "print_freq": max(1, params.iterations // 200),
-            "save_checkpoint_freq": params.iterations + 1,
+            "save_checkpoint_freq": max(_SAVE_EVERY, params.iterations // 20),
             "use_tb_logger": False,
         },
     }
@@ -209,5 +216,7 @@ def _explain(status: int, log: Path, name: str) -> None:
     tail = log.read_text().splitlines()[-_LOG_TAIL:]
     if status == os.EX_DATAERR:
         raise InputError(tail[-1])
-    reason = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
+    if status == -signal.SIGKILL:
+        raise InputError(f"{name} was killed, most often for want of memory; {LESS_MEMORY}")
+    reason = f"ended by signal {-status}" if status < 0 else f"failed with status {status}"
     raise RuntimeError("\n".join([f"{name} {reason}; the end of {log}:", *tail]))
