@@ -1,10 +1,15 @@
 """Stage pretrain_sr: RCAN of one scale, trained on the HR training images."""
 
+from pathlib import Path
+
+import dgrl
 from dgrl.errors import InputError
 from dgrl.superres.pretrain import pretrain, publish_nothing
 from pipeline.params import DatasetName, Params
 from pipeline.paths import Paths
 from pipeline.work import work_folder
+
+_CODE = [Path(dgrl.__file__).parent / "superres" / name for name in ("pretrain.py", "child.py")]
 
 
 def pretrain_sr(dataset: DatasetName, scale: int, params: Params) -> dict[str, float]:
@@ -21,5 +26,6 @@ def pretrain_sr(dataset: DatasetName, scale: int, params: Params) -> dict[str, f
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
-    with work_folder(f"pretrain_sr-{dataset}-x{scale}", params.rcan.model_dump_json(), [table]) as work:
+    settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing of this one's
+    with work_folder(f"pretrain_sr-{dataset}-x{scale}", settings, [table, *_CODE]) as work:
         return pretrain(table, paths.rcan(scale), scale, params.rcan, work)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import stat
 import sys
 import zipfile
@@ -26,6 +27,10 @@ from dgrl.superres.params import RcanParams
 from dgrl.superres.pretrain import held_out, options, pretrain
 from dgrl.superres.upscale import load_rcan
 from dgrl.tables import read_rows, write_table
+from pipeline.params import load_params
+from pipeline.pretrain_sr import pretrain_sr
+
+PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
 
 PARAMS = RcanParams(
     features=16,
@@ -116,9 +121,32 @@ def test_a_patch_larger_than_an_image_is_named(train_hr: Path, tmp_path: Path) -
     assert not (tmp_path / "rcan").exists()
 
 
-def test_a_scale_not_in_the_params_is_named(train_hr: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x8 is not in rcan.scales \(2, 3, 4\)"):
-        pretrain(train_hr, tmp_path / "rcan", 8, PARAMS, tmp_path / "work")
+def test_a_scale_not_in_the_params_is_named() -> None:
+    with pytest.raises(InputError, match=r"scale 8 is not one of params.yaml's rcan.scales \(2, 3, 4\)"):
+        pretrain_sr("synthetic", 8, load_params(PARAMS_FILE))
+
+
+def test_the_scales_decide_nothing_of_one_scales_training(
+    train_hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run's state is found again after another scale was added, and not after another change."""
+    params = load_params(PARAMS_FILE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    shutil.copytree(train_hr, "data/synthetic/mlr/train_hr")
+    found: list[tuple[Path, Any]] = []
+
+    def stop(table: Path, output: Path, scale: int, rcan: RcanParams, work: Path) -> None:
+        found.append((work, options(table, scale, rcan, work)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.pretrain_sr.pretrain", stop)
+    for change in ({"scales": (2,)}, {"scales": (2, 3)}, {"seed": 1}):
+        rcan = params.rcan.model_copy(update=change)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain_sr("synthetic", 2, params.model_copy(update={"rcan": rcan}))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
 
 
 # ---- the held-out persons --------------------------------------------------------------------------

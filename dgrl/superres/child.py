@@ -209,12 +209,10 @@ def main() -> None:
 
 def _line(error: Exception) -> str | None:
     """What to say of an error that a traceback does not explain better."""
-    if isinstance(error, InputError):
-        return str(error)
     words = str(error) if isinstance(error, RuntimeError) else ""  # torch's on a CPU has no class
     if isinstance(error, MemoryError) or "out of memory" in words or "allocate memory" in words:
         return f"RCAN ran out of memory; {LESS_MEMORY}"
-    return None
+    return str(error) if isinstance(error, InputError) else None
 
 
 if __name__ == "__main__":
