@@ -114,9 +114,25 @@ def test_wrong_params_are_named(changes: dict[str, Any], message: str) -> None:
         RcanParams.parse(changes, "rcan")
 
 
-def test_a_patch_larger_than_an_image_is_named(train_hr: Path, tmp_path: Path) -> None:
+def test_images_smaller_than_the_patch_are_left_out_and_counted(
+    train_hr: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Widths are 48 to 55, two images of each."""
+    made = options(train_hr, 2, PARAMS.model_copy(update={"patch": 52}), tmp_path)
+    (message,) = caplog.messages
+    assert message.startswith("8 of 16 images are smaller than rcan.patch = 52")
+    large = [f"{person:04d}" for person in range(4, 8)]
+    persons = made["datasets"]["val"]["held_out"]
+    assert persons == held_out(large, 0.25, 0)
+    for phase, count in (("train", 8 - 2 * len(persons)), ("val", 2 * len(persons))):
+        data = dataset(train_hr, phase, 2, patch=52, held_out=persons)
+        assert len(data) == count
+        assert {name[:4] for name in data.image_ids} <= set(large)
+
+
+def test_a_patch_larger_than_all_images_is_named(train_hr: Path, tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"patch": 60})
-    with pytest.raises(InputError, match=r"rcan.patch = 60 .*0000_a .*\(48x97\); set it to at most 48$"):
+    with pytest.raises(InputError, match=r"rcan.patch = 60 .* only 0 of the persons .*at most 48$"):
         pretrain(train_hr, tmp_path / "rcan", 2, params, tmp_path / "work")
     assert not (tmp_path / "rcan").exists()
 

@@ -43,8 +43,9 @@ logger = logging.getLogger("dgrl.superres")
 class TableDataset(Dataset[dict[str, Any]]):
     """Pairs of an LR and an HR image from an image table, decoded once into memory.
 
-    Options: ``table``, ``scale``, ``held_out`` (person ids), ``phase``. "val" gives the held-out persons'
-    whole images; "train" gives random patches of all others, by ``patch`` (HR pixels) and ``seed``.
+    Options: ``table``, ``scale``, ``held_out`` (person ids), ``patch`` (HR pixels), ``phase``. "val" gives
+    the held-out persons' whole images; "train" gives random patches of all others, by ``seed``. Images
+    smaller than the patch are left out of both.
 
     Items: ``lq`` [3, h, w] and ``gt`` [3, h * scale, w * scale], float32 RGB in [0, 1], with the image_id
     as ``lq_path`` and ``gt_path``.
@@ -55,7 +56,11 @@ class TableDataset(Dataset[dict[str, Any]]):
         self.scale: int = opt["scale"]
         self.training = opt["phase"] == "train"
         held_out = set(opt["held_out"])
-        rows = [row for row in read_rows(Path(opt["table"])) if (row.person_id in held_out) != self.training]
+        rows = [
+            row
+            for row in read_rows(Path(opt["table"]))
+            if (row.person_id in held_out) != self.training and min(row.width, row.height) >= opt["patch"]
+        ]
         self.image_ids = [row.image_id for row in rows]
         self.pairs = [_pair(row.pixels(), self.scale) for row in rows]
         self.visits = [0] * len(rows)

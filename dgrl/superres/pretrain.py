@@ -51,7 +51,8 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
     often the run was killed.
 
     Args:
-        train_hr: an image table; LR images are made from it by area down-sampling.
+        train_hr: an image table; LR images are made from it by area down-sampling. Images smaller than the
+            patch are left out, and the log says how many.
         output: the folder to publish, all of it or nothing: ``rcan.safetensors`` (with its architecture in
             the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since the last row).
         scale: 2, 3, 4 or 8.
@@ -64,8 +65,8 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
         bicubic_ssim, gain_psnr``; and ``images, iterations``.
 
     Raises:
-        InputError: if an image is smaller than the patch, there are fewer than two persons, an image is
-            unreadable, the loss is not finite, memory runs out or the child is killed.
+        InputError: if fewer than two persons have images that a patch fits into, an image is unreadable, the
+            loss is not finite, memory runs out or the child is killed.
         RuntimeError: if basicsr fails otherwise, with the end of its log.
     """
     run = work.resolve() / f"rcan_x{scale}"
@@ -96,12 +97,11 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
     Raises:
         InputError: see ``pretrain``.
     """
-    keys = read_keys(train_hr)
-    _check_sizes(keys, params, train_hr)
+    keys = _large_enough(read_keys(train_hr), params, train_hr)
     persons = held_out(keys["person_id"].unique().tolist(), params.val_fraction, params.seed)
     training = int((~keys["person_id"].isin(persons)).sum())
     epoch = min(params.iterations, _ITERATIONS_PER_EPOCH) * params.batch
-    source = {"type": "TableDataset", "table": str(train_hr), "held_out": persons}
+    source = {"type": "TableDataset", "table": str(train_hr), "held_out": persons, "patch": params.patch}
     return {
         "name": run.name,
         "model_type": "TableSRModel",
@@ -115,7 +115,6 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
                 **source,
                 "name": "train",
                 "seed": params.seed,
-                "patch": params.patch,
                 "batch_size_per_gpu": params.batch,
                 "num_worker_per_gpu": 0,  # the images are in memory; and so the draws are reproducible
                 "dataset_enlarge_ratio": math.ceil(epoch / training),
@@ -170,15 +169,30 @@ def held_out(person_ids: list[str], fraction: float, seed: int) -> list[str]:
     return sorted(sorted(draws, key=draws.__getitem__)[:count])
 
 
-def _check_sizes(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> None:
-    smallest = keys.iloc[keys[["width", "height"]].min(axis="columns").argmin()]
-    side = min(smallest["width"], smallest["height"])
-    if side < params.patch:
+def _large_enough(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> pd.DataFrame:
+    """The images that a patch fits into.
+
+    Others are left out, as basicsr's preparation of training sets leaves out what is below its threshold.
+    Padded by reflection, they would teach RCAN mirrored borders, which no image has that it will restore.
+    """
+    sides = keys[["width", "height"]].min(axis="columns")
+    large = keys[sides >= params.patch]
+    persons = large["person_id"].nunique()
+    if persons < 2 <= keys["person_id"].nunique():
         unit = math.lcm(*params.scales)
+        largest = sides.groupby(keys["person_id"]).max().nlargest(2).min()
         raise InputError(
-            f"rcan.patch = {params.patch} is larger than image {smallest['image_id']} of {train_hr} "
-            f"({smallest['width']}x{smallest['height']}); set it to at most {side // unit * unit}"
+            f"rcan.patch = {params.patch} fits into images of only {persons} of the persons of {train_hr}, "
+            f"and RCAN needs two or more; set it to at most {largest // unit * unit}"
         )
+    if len(large) < len(keys):
+        logger.warning(
+            "%d of %d images are smaller than rcan.patch = %d: RCAN is trained and measured without them",
+            len(keys) - len(large),
+            len(keys),
+            params.patch,
+        )
+    return large
 
 
 def _run_child(option_file: Path, log: Path, name: str, iterations: int) -> None:
