@@ -106,6 +106,10 @@ def test_an_epoch_holds_at_least_the_batches_of_a_short_run(train_hr: Path, tmp_
         ({"features": 8}, r"rcan.features = 8: input should be greater than or equal to 16"),
         ({"milestones": [0.5, 100.0]}, r"milestones must be fractions between 0 and 1"),
         ({"iterations": 100, "warmup": 70}, r"warmup must end before the first milestone, not after 70"),
+        (
+            {"iterations": 2_000_000},
+            r"input should be less than or equal to 1000000",
+        ),
         ({"val_fraction": 1.0}, r"rcan.val_fraction = 1.0: input should be less than 1"),
     ],
 )
@@ -292,6 +296,17 @@ def test_metrics_are_those_of_the_held_out_images(trained: Path, train_hr: Path)
     assert metrics["iterations"] == 20
     assert 0 < metrics["ssim"] <= 1
     assert 0 < metrics["bicubic_ssim"] <= 1
+
+
+def test_a_network_below_bicubic_is_told(
+    train_hr: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = PARAMS.model_copy(update={"iterations": 1, "warmup": 0})
+    metrics = pretrain(train_hr, tmp_path / "x2", 2, params, tmp_path / "work")
+    below = metrics["bicubic_psnr"] - metrics["psnr"]
+    assert below > 0
+    (message,) = caplog.messages
+    assert message.startswith(f"RCAN x2 is {below:.2f} dB below bicubic interpolation")
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ class TableSRModel(SRModel):  # type: ignore[misc]
 
 
 def _scores(image: Image, hr: Image) -> tuple[float, float]:
-    """PSNR (dB) and SSIM over RGB, uint8 [H, W, 3]."""
+    """PSNR (dB) and SSIM over RGB, border 0, uint8 [H, W, 3]."""
     return min(calculate_psnr(image, hr, 0), _EXACT), calculate_ssim(image, hr, 0)
 
 

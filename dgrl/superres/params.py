@@ -19,7 +19,7 @@ class RcanParams(Section):
     features: int = Field(64, ge=16)  # the channel attention squeezes them to a sixteenth
     groups: int = Field(10, ge=1)
     blocks: int = Field(20, ge=1)
-    iterations: int = Field(300_000, ge=1)
+    iterations: int = Field(300_000, ge=1, le=1_000_000)  # basicsr's loop may end before a higher number
     batch: int = Field(16, ge=1)
     patch: int = Field(48, ge=12)  # HR pixels; SSIM's window is 11
     learning_rate: float = Field(1e-4, gt=0)
