@@ -67,6 +67,7 @@ def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(
     assert begun[0] == 5
     assert all(first > 5 for first in begun[2:])
     assert begun == sorted(begun)
+    assert sum("resume after iteration" in message for message in caplog.messages) >= 3
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "resumed" / path.name).read_bytes() == path.read_bytes()
 

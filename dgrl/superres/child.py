@@ -112,7 +112,7 @@ class TableSRModel(SRModel):  # type: ignore[misc]
     basicsr's own resume needs a GPU, begins the epoch again and knows neither the average nor the dataset's
     visits. Here its loop starts from the first iteration and only the optimizer steps that the saved state
     has behind it are left out: the sampler, the visits and the scheduler pass through what they passed
-    through before. That takes about a millisecond an iteration.
+    through before. That takes a millisecond or two an iteration.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:

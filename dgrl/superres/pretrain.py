@@ -38,7 +38,7 @@ _GAMMA = 0.5  # learning rate's factor at a milestone, as in RCAN
 _BETAS = [0.9, 0.99]  # Adam's, as in basicsr's option files for RCAN
 _ITERATIONS_PER_EPOCH = 1000  # basicsr's epoch only sets how often it shuffles
 _SAVE_EVERY = 50  # iterations at least
-_ITERATION = re.compile(r"iteration (\d+)")
+_ITERATION = re.compile(r"iteration (\d+)(: resumed)?")
 _LOG_TAIL = 15  # lines of the log that an error quotes
 
 logger = logging.getLogger(__name__)
@@ -225,6 +225,8 @@ def _run_child(option_file: Path, log: Path, name: str, iterations: int) -> None
                 logger.debug("%s", line.rstrip())
                 if found := _ITERATION.match(line):
                     display.update(task, completed=int(found[1]))
+                    if found[2]:
+                        logger.info("%s: resume after iteration %s", name, found[1])
         except BaseException:
             child.kill()
             raise
