@@ -24,7 +24,7 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
-    settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing here
+    settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing of this one's
     files = [table, *code("pretrain_sr")]
     with work_folder(f"pretrain_sr@{dataset}-{scale}", settings, files) as work:
         return pretrain(table, paths.rcan(scale), scale, params.rcan, work)

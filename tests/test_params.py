@@ -233,7 +233,6 @@ def test_a_wrong_key_in_a_section(tmp_path: Path, section: str, key: str, value:
     ("change", "told"),
     [
         ({"patch": 25}, "patch must be divisible by every scale of (2, 3, 4), not 25"),
-        ({"squeeze": 64}, "features must be at least squeeze (64), not 16"),
         ({"scales": [5]}, "scales must be some of 2, 3, 4 and 8, not (5,)"),
         ({"milestones": [2.0]}, "milestones must be fractions between 0 and 1, not (2.0,)"),
     ],

@@ -30,7 +30,9 @@ from dgrl.errors import InputError, explain
 from dgrl.images import Image
 from dgrl.parallel.processes import die_with_parent
 from dgrl.random import named_generator
+from dgrl.superres.params import LESS_MEMORY
 from dgrl.tables import read_rows
+from dgrl.training.checkpoint import load_checkpoint, save_checkpoint
 
 _EXACT = 100.0  # dB for equal images, so that a mean stays finite; as in upscale
 
@@ -41,8 +43,9 @@ logger = logging.getLogger("dgrl.superres")
 class TableDataset(Dataset[dict[str, Any]]):
     """Pairs of an LR and an HR image from an image table, decoded once into memory.
 
-    Options: ``table``, ``scale``, ``held_out`` (person ids), ``phase``. "val" gives the held-out persons'
-    whole images; "train" gives random patches of all others, by ``patch`` (HR pixels) and ``seed``.
+    Options: ``table``, ``scale``, ``held_out`` (person ids), ``patch`` (HR pixels), ``phase``. "val" gives
+    the held-out persons' whole images; "train" gives random patches of all others, by ``seed``. Images
+    smaller than the patch are left out of both.
 
     Items: ``lq`` [3, h, w] and ``gt`` [3, h * scale, w * scale], float32 RGB in [0, 1], with the image_id
     as ``lq_path`` and ``gt_path``.
@@ -53,7 +56,11 @@ class TableDataset(Dataset[dict[str, Any]]):
         self.scale: int = opt["scale"]
         self.training = opt["phase"] == "train"
         held_out = set(opt["held_out"])
-        rows = [row for row in read_rows(Path(opt["table"])) if (row.person_id in held_out) != self.training]
+        rows = [
+            row
+            for row in read_rows(Path(opt["table"]))
+            if (row.person_id in held_out) != self.training and min(row.width, row.height) >= opt["patch"]
+        ]
         self.image_ids = [row.image_id for row in rows]
         self.pairs = [_pair(row.pixels(), self.scale) for row in rows]
         self.visits = [0] * len(rows)
@@ -100,15 +107,29 @@ def _tensor(image: Image) -> torch.Tensor:
 
 @MODEL_REGISTRY.register()
 class TableSRModel(SRModel):  # type: ignore[misc]
-    """basicsr's SRModel that watches the loss and writes its results as open formats."""
+    """basicsr's SRModel that watches the loss, resumes, and writes its results as open formats.
+
+    basicsr's own resume needs a GPU, begins the epoch again and knows neither the average nor the dataset's
+    visits. Here its loop starts from the first iteration and only the optimizer steps that the saved state
+    has behind it are left out: the sampler, the visits and the scheduler pass through what they passed
+    through before. That takes a millisecond or two an iteration.
+    """
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         self.output_folder = Path(opt["output"])
+        self.state_file = Path(opt["state"])
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
+        self.log_dict: dict[str, float] = {}  # basicsr logs it
+        self.resumed = load_checkpoint(self.state_file)
+        self.first = self.resumed["iteration"] + 1 if self.resumed else 1
 
     def optimize_parameters(self, current_iter: int) -> None:
+        if current_iter < self.first:
+            if current_iter == self.first - 1:
+                self._resume(current_iter)
+            return
         super().optimize_parameters(current_iter)
         loss = self.log_dict["l_pix"]
         if not math.isfinite(loss):
@@ -124,8 +145,30 @@ class TableSRModel(SRModel):  # type: ignore[misc]
             self.losses.clear()
             logger.info("iteration %d", current_iter)
 
+    def _parts(self) -> dict[str, Any]:
+        parts = {"network": self.net_g, "optimizer": self.optimizer_g}
+        return parts | {"average": self.net_g_ema} if self.ema_decay else parts
+
+    def _resume(self, current_iter: int) -> None:
+        # Only now: earlier, the scheduler would apply past milestones to the saved learning rate once more.
+        assert self.resumed is not None
+        for name, part in self._parts().items():
+            part.load_state_dict(self.resumed[name])
+        self.losses, self.curve = self.resumed["losses"], self.resumed["curve"]
+        self.resumed = None
+        logger.info("iteration %d: resumed", current_iter)
+
     def save(self, epoch: int, current_iter: int) -> None:
-        """Write the network (of the moving average, if on) and the curve of the loss."""
+        """Write the state to resume from, or, after the last iteration (-1), the results."""
+        if current_iter == -1:
+            self._publish()
+        elif current_iter >= self.first:
+            state = {name: part.state_dict() for name, part in self._parts().items()}
+            progress = {"iteration": current_iter, "losses": self.losses, "curve": self.curve}
+            save_checkpoint(self.state_file, state | progress)
+
+    def _publish(self) -> None:
+        """The network (of the moving average, if on) and the curve of the loss."""
         network = self.get_bare_model(self.net_g_ema if self.ema_decay else self.net_g)
         state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
         architecture = {key: value for key, value in self.opt["network_g"].items() if key != "type"}
@@ -150,7 +193,7 @@ class TableSRModel(SRModel):  # type: ignore[misc]
 
 
 def _scores(image: Image, hr: Image) -> tuple[float, float]:
-    """PSNR (dB) and SSIM over RGB, uint8 [H, W, 3]."""
+    """PSNR (dB) and SSIM over RGB, border 0, uint8 [H, W, 3]."""
     return min(calculate_psnr(image, hr, 0), _EXACT), calculate_ssim(image, hr, 0)
 
 
@@ -163,10 +206,18 @@ def main() -> None:
     try:
         train_pipeline(str(Path(option_file).parent))
     except Exception as error:
-        if (line := explain(error)) is None:
+        if (line := _line(error)) is None:
             raise
         logger.error("%s", line)
         sys.exit(os.EX_DATAERR)
+
+
+def _line(error: Exception) -> str | None:
+    """What to say of an error that a traceback does not explain better."""
+    words = str(error) if isinstance(error, RuntimeError) else ""  # torch's on a CPU has no class
+    if isinstance(error, MemoryError) or "out of memory" in words or "allocate memory" in words:
+        return f"RCAN ran out of memory; {LESS_MEMORY}"
+    return explain(error)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from pydantic import Field, Strict, model_validator
 
 from dgrl.config import IntTuple, Section
 
+LESS_MEMORY = "lower rcan.batch or rcan.patch, or free memory and run again: it resumes"
+
 
 class RcanParams(Section):
     """RCAN's architecture and training.
@@ -16,12 +18,10 @@ class RcanParams(Section):
     an average over the last fiftieth of the iterations.
     """
 
-    features: int = Field(64, ge=1)
+    features: int = Field(64, ge=16)  # the channel attention squeezes them to a sixteenth
     groups: int = Field(10, ge=1)
     blocks: int = Field(20, ge=1)
-    squeeze: int = Field(16, ge=1)
-    res_scale: float = Field(1.0, gt=0)
-    iterations: int = Field(300_000, ge=1)
+    iterations: int = Field(300_000, ge=1, le=1_000_000)  # basicsr's loop may end before a higher number
     batch: int = Field(16, ge=1)
     patch: int = Field(48, ge=12)  # HR pixels; SSIM's window is 11
     learning_rate: float = Field(1e-4, gt=0)
@@ -34,8 +34,6 @@ class RcanParams(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.features < self.squeeze:
-            raise ValueError(f"features must be at least squeeze ({self.squeeze}), not {self.features}")
         if not self.scales or any(scale not in (2, 3, 4, 8) for scale in self.scales):
             raise ValueError(f"scales must be some of 2, 3, 4 and 8, not {self.scales}")
         if self.patch % math.lcm(*self.scales):

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,15 +27,17 @@ from dgrl.errors import InputError, WorkerError
 from dgrl.files import atomic_folder
 from dgrl.progress import progress
 from dgrl.random import named_generator, named_seed
-from dgrl.superres.params import RcanParams
+from dgrl.superres.params import LESS_MEMORY, RcanParams
 from dgrl.tables import read_keys
 
 PUBLISHED = ("rcan.safetensors", "metrics.json", "loss.csv")
 
+
 _GAMMA = 0.5  # learning rate's factor at a milestone, as in RCAN
 _BETAS = [0.9, 0.99]  # Adam's, as in basicsr's option files for RCAN
 _ITERATIONS_PER_EPOCH = 1000  # basicsr's epoch only sets how often it shuffles
-_ITERATION = re.compile(r"iteration (\d+)")
+_SAVE_EVERY = 50  # iterations at least
+_ITERATION = re.compile(r"iteration (\d+)(: resumed)?")
 _LOG_TAIL = 15  # lines of the log that an error quotes
 
 logger = logging.getLogger(__name__)
@@ -43,30 +46,34 @@ logger = logging.getLogger(__name__)
 def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work: Path) -> dict[str, float]:
     """Train RCAN x ``scale`` on a table of HR images.
 
-    The same table, params and number of threads give the same weights, byte for byte, on one CPU.
+    The same table, params and number of threads give the same weights, byte for byte, on one CPU, however
+    often the run was killed.
 
     Args:
-        train_hr: an image table; LR images are made from it by area down-sampling.
+        train_hr: an image table; LR images are made from it by area down-sampling. Images smaller than the
+            patch are left out, and the log says how many.
         output: the folder to publish, all of it or nothing: ``rcan.safetensors`` (with its architecture in
             the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since the last row).
-        scale: one of ``params.scales``.
-        params: architecture and training.
-        work: a temporary folder for basicsr's own files; the caller removes it.
+        scale: 2, 3, 4 or 8.
+        params: architecture and training; ``params.scales`` is not read.
+        work: a folder for basicsr's own files and the state that a killed run resumes from, of this table
+            and these params only; the caller removes it.
 
     Returns:
-        PSNR (dB) and SSIM over RGB of the held-out persons' images: ``psnr, ssim, bicubic_psnr,
-        bicubic_ssim, gain_psnr``; and ``images, iterations``.
+        PSNR (dB) and SSIM over RGB, border 0 (no pixels cut), of the held-out persons' images cut to a
+        multiple of ``scale``: ``psnr, ssim, bicubic_psnr, bicubic_ssim, gain_psnr``; and ``images,
+        iterations``. The log warns where RCAN is below bicubic interpolation.
 
     Raises:
-        InputError: if an image is smaller than the patch, there are fewer than two persons, an image is
-            unreadable or the loss is not finite.
-        WorkerError: if basicsr's process was killed.
-        RuntimeError: if basicsr fails, with the end of its log.
+        InputError: if fewer than two persons have images that a patch fits into, an image is unreadable, the
+            loss is not finite, or memory runs out.
+        WorkerError: if the child was killed.
+        RuntimeError: if basicsr fails otherwise, with the end of its log.
     """
     run = work.resolve() / f"rcan_x{scale}"
     settings = options(train_hr.resolve(), scale, params, run)
-    shutil.rmtree(run, ignore_errors=True)  # basicsr would rename an old one and keep it
-    Path(settings["output"]).mkdir(parents=True)
+    shutil.rmtree(run / "experiments", ignore_errors=True)  # basicsr would rename an old one and keep it
+    Path(settings["output"]).mkdir(parents=True, exist_ok=True)
     option_file = run / "options.yml"
     option_file.write_text(yaml.safe_dump(settings, sort_keys=False))
     _run_child(option_file, run / "log.txt", f"RCAN x{scale}", params.iterations)
@@ -74,6 +81,13 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
         for name in PUBLISHED:
             shutil.copyfile(Path(settings["output"]) / name, building / name)
     metrics: dict[str, float] = json.loads((output / "metrics.json").read_text())
+    if metrics["gain_psnr"] < 0:
+        logger.warning(
+            "RCAN x%d is %.2f dB below bicubic interpolation on the held-out persons: raise rcan.iterations "
+            "or change rcan.learning_rate",
+            scale,
+            -metrics["gain_psnr"],
+        )
     return metrics
 
 
@@ -91,14 +105,11 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
     Raises:
         InputError: see ``pretrain``.
     """
-    if scale not in params.scales:
-        raise InputError(f"RCAN x{scale} is not in rcan.scales {params.scales}; add it there")
-    keys = read_keys(train_hr)
-    _check_sizes(keys, params, train_hr)
+    keys = _large_enough(read_keys(train_hr), params, train_hr)
     persons = held_out(keys["person_id"].unique().tolist(), params.val_fraction, params.seed)
     training = int((~keys["person_id"].isin(persons)).sum())
     epoch = min(params.iterations, _ITERATIONS_PER_EPOCH) * params.batch
-    source = {"type": "TableDataset", "table": str(train_hr), "held_out": persons}
+    source = {"type": "TableDataset", "table": str(train_hr), "held_out": persons, "patch": params.patch}
     return {
         "name": run.name,
         "model_type": "TableSRModel",
@@ -106,12 +117,12 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
         "num_gpu": "auto",
         "manual_seed": named_seed("rcan", params.seed, scale) % 2**32,  # NumPy's global seed has 32 bits
         "output": str(run / "output"),
+        "state": str(run / "state.pt"),
         "datasets": {
             "train": {
                 **source,
                 "name": "train",
                 "seed": params.seed,
-                "patch": params.patch,
                 "batch_size_per_gpu": params.batch,
                 "num_worker_per_gpu": 0,  # the images are in memory; and so the draws are reproducible
                 "dataset_enlarge_ratio": math.ceil(epoch / training),
@@ -125,9 +136,9 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
             "num_feat": params.features,
             "num_group": params.groups,
             "num_block": params.blocks,
-            "squeeze_factor": params.squeeze,
+            "squeeze_factor": 16,  # RCAN's own, as res_scale; here because the weights' header says all
             "upscale": scale,
-            "res_scale": params.res_scale,
+            "res_scale": 1.0,
         },
         "path": {"experiments_root": str(run / "experiments")},
         "train": {
@@ -142,11 +153,11 @@ def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[s
             "warmup_iter": params.warmup,
             "pixel_opt": {"type": "L1Loss"},
         },
-        # basicsr validates and saves once more at the end: that is the only time wanted.
+        # basicsr validates once more at the end: that is the only time wanted.
         "val": {"val_freq": params.iterations + 1, "save_img": False},
         "logger": {
             "print_freq": max(1, params.iterations // 200),
-            "save_checkpoint_freq": params.iterations + 1,
+            "save_checkpoint_freq": max(_SAVE_EVERY, params.iterations // 20),
             "use_tb_logger": False,
         },
     }
@@ -166,15 +177,30 @@ def held_out(person_ids: list[str], fraction: float, seed: int) -> list[str]:
     return sorted(sorted(draws, key=draws.__getitem__)[:count])
 
 
-def _check_sizes(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> None:
-    smallest = keys.iloc[keys[["width", "height"]].min(axis="columns").argmin()]
-    side = min(smallest["width"], smallest["height"])
-    if side < params.patch:
+def _large_enough(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> pd.DataFrame:
+    """The images that a patch fits into.
+
+    Others are left out, as basicsr's preparation of training sets leaves out what is below its threshold.
+    Padded by reflection, they would teach RCAN mirrored borders, which no image has that it will restore.
+    """
+    sides = keys[["width", "height"]].min(axis="columns")
+    large = keys[sides >= params.patch]
+    persons = large["person_id"].nunique()
+    if persons < 2 <= keys["person_id"].nunique():
         unit = math.lcm(*params.scales)
+        largest = sides.groupby(keys["person_id"]).max().nlargest(2).min()
         raise InputError(
-            f"rcan.patch = {params.patch} is larger than image {smallest['image_id']} of {train_hr} "
-            f"({smallest['width']}x{smallest['height']}); set it to at most {side // unit * unit}"
+            f"rcan.patch = {params.patch} fits into images of only {persons} of the persons of {train_hr}, "
+            f"and RCAN needs two or more; set it to at most {largest // unit * unit}"
         )
+    if len(large) < len(keys):
+        logger.warning(
+            "%d of %d images are smaller than rcan.patch = %d: RCAN is trained and measured without them",
+            len(keys) - len(large),
+            len(keys),
+            params.patch,
+        )
+    return large
 
 
 def _run_child(option_file: Path, log: Path, name: str, iterations: int) -> None:
@@ -199,6 +225,8 @@ def _run_child(option_file: Path, log: Path, name: str, iterations: int) -> None
                 logger.debug("%s", line.rstrip())
                 if found := _ITERATION.match(line):
                     display.update(task, completed=int(found[1]))
+                    if found[2]:
+                        logger.info("%s: resume after iteration %s", name, found[1])
         except BaseException:
             child.kill()
             raise
@@ -210,7 +238,7 @@ def _explain(status: int, log: Path, name: str) -> None:
     tail = log.read_text().splitlines()[-_LOG_TAIL:]
     if status == os.EX_DATAERR:
         raise InputError(tail[-1])
-    if status < 0:
-        reason = f"was killed by signal {-status}, most often for want of memory"
-        raise WorkerError(f"{name} {reason}; lower rcan.batch or rcan.patch ({log} has its output)")
-    raise RuntimeError("\n".join([f"{name} failed with status {status}; the end of {log}:", *tail]))
+    if status == -signal.SIGKILL:
+        raise WorkerError(f"{name} was killed, most often for want of memory; {LESS_MEMORY}")
+    reason = f"ended by signal {-status}" if status < 0 else f"failed with status {status}"
+    raise RuntimeError("\n".join([f"{name} {reason}; the end of {log}:", *tail]))

@@ -1,0 +1,293 @@
+"""RCAN by basicsr on small made images."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from small_images import RCAN as PARAMS
+from small_images import brute_psnr, image_row, write_persons
+
+from dgrl.errors import InputError
+from dgrl.images import Image, decode
+from dgrl.superres.params import RcanParams
+from dgrl.superres.pretrain import held_out, options, pretrain
+from dgrl.superres.upscale import load_rcan
+from dgrl.tables import read_rows, write_table
+from pipeline.params import load_params
+from pipeline.pretrain_sr import pretrain_sr
+
+PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
+
+
+@pytest.fixture(scope="module")
+def train_hr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_persons(tmp_path_factory.mktemp("hr") / "train")
+
+
+def dataset(table: Path, phase: str, scale: int = 3, **changes: Any) -> Any:
+    from dgrl.superres.child import TableDataset
+
+    persons = held_out([f"{person:04d}" for person in range(8)], 0.25, 0)
+    opt = {"table": str(table), "phase": phase, "scale": scale, "held_out": persons, "patch": 24, "seed": 0}
+    return TableDataset({**opt, **changes})
+
+
+def to_uint8(tensor: Any) -> Image:
+    pixels: Image = (tensor.numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    return pixels
+
+
+# ---- the options -----------------------------------------------------------------------------------
+
+
+def test_options_say_what_the_params_say(train_hr: Path, tmp_path: Path) -> None:
+    made = options(train_hr, 3, PARAMS, tmp_path)
+    assert yaml.safe_load(yaml.safe_dump(made)) == made  # nothing but YAML's own types
+    train, val = made["datasets"]["train"], made["datasets"]["val"]
+    assert train["patch"] == 24
+    assert train["batch_size_per_gpu"] == 4
+    assert train["held_out"] == val["held_out"] == held_out([f"{i:04d}" for i in range(8)], 0.25, 0)
+    assert made["network_g"]["upscale"] == made["scale"] == 3
+    assert made["network_g"]["num_feat"] == 16
+    assert made["train"]["total_iter"] == 20
+    assert made["train"]["scheduler"]["milestones"] == [10, 15]
+    written = [made["path"]["experiments_root"], made["output"]]
+    assert all(Path(path).is_relative_to(tmp_path) for path in written)
+
+
+def test_an_epoch_holds_at_least_the_batches_of_a_short_run(train_hr: Path, tmp_path: Path) -> None:
+    # basicsr drops the last, short batch: with fewer images than the batch it would train on nothing.
+    made = options(train_hr, 2, PARAMS.model_copy(update={"batch": 64}), tmp_path)
+    images = 2 * (8 - len(made["datasets"]["train"]["held_out"]))
+    assert images * made["datasets"]["train"]["dataset_enlarge_ratio"] >= 64 * 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch": 32}, r"rcan: patch must be divisible by every scale of \(2, 3, 4\), not 32"),
+        ({"scales": [2, 5]}, r"scales must be some of 2, 3, 4 and 8, not \(2, 5\)"),
+        ({"features": 8}, r"rcan.features = 8: input should be greater than or equal to 16"),
+        ({"milestones": [0.5, 100.0]}, r"milestones must be fractions between 0 and 1"),
+        ({"iterations": 100, "warmup": 70}, r"warmup must end before the first milestone, not after 70"),
+        (
+            {"iterations": 2_000_000},
+            r"input should be less than or equal to 1000000",
+        ),
+        ({"val_fraction": 1.0}, r"rcan.val_fraction = 1.0: input should be less than 1"),
+    ],
+)
+def test_wrong_params_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RcanParams.parse(changes, "rcan")
+
+
+def test_images_smaller_than_the_patch_are_left_out_and_counted(
+    train_hr: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Widths are 48 to 55, two images of each."""
+    made = options(train_hr, 2, PARAMS.model_copy(update={"patch": 52}), tmp_path)
+    (message,) = caplog.messages
+    assert message.startswith("8 of 16 images are smaller than rcan.patch = 52")
+    large = [f"{person:04d}" for person in range(4, 8)]
+    persons = made["datasets"]["val"]["held_out"]
+    assert persons == held_out(large, 0.25, 0)
+    for phase, count in (("train", 8 - 2 * len(persons)), ("val", 2 * len(persons))):
+        data = dataset(train_hr, phase, 2, patch=52, held_out=persons)
+        assert len(data) == count
+        assert {name[:4] for name in data.image_ids} <= set(large)
+
+
+def test_a_patch_larger_than_all_images_is_named(train_hr: Path, tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"patch": 60})
+    with pytest.raises(InputError, match=r"rcan.patch = 60 .* only 0 of the persons .*at most 48$"):
+        pretrain(train_hr, tmp_path / "rcan", 2, params, tmp_path / "work")
+    assert not (tmp_path / "rcan").exists()
+
+
+def test_a_scale_not_in_the_params_is_named() -> None:
+    with pytest.raises(InputError, match=r"scale 8 is not one of params.yaml's rcan.scales \(2, 3, 4\)"):
+        pretrain_sr("synthetic", 8, load_params(PARAMS_FILE))
+
+
+# ---- the held-out persons --------------------------------------------------------------------------
+
+PERSONS = st.lists(st.text(max_size=4), min_size=2, max_size=30, unique=True)
+
+
+@settings(deadline=None)
+@given(PERSONS, st.floats(0.01, 0.99), st.integers(0, 9))
+def test_some_but_not_all_persons_are_held_out(persons: list[str], fraction: float, seed: int) -> None:
+    chosen = held_out(persons, fraction, seed)
+    assert 1 <= len(chosen) < len(persons)
+    assert set(chosen) < set(persons)
+    assert chosen == held_out(persons[::-1], fraction, seed)
+
+
+def test_a_new_person_moves_no_other() -> None:
+    persons = [str(number) for number in range(400)]
+    chosen = held_out(persons, 0.1, 0)
+    assert 20 < len(chosen) < 60  # binomial: 40, standard deviation 6
+    assert set(held_out([*persons, "new"], 0.1, 0)) - {"new"} == set(chosen)
+
+
+def test_one_person_is_too_few() -> None:
+    with pytest.raises(InputError, match="two persons or more"):
+        held_out(["0001"], 0.1, 0)
+
+
+# ---- the data --------------------------------------------------------------------------------------
+
+
+def test_no_held_out_person_is_trained_on(train_hr: Path) -> None:
+    train, val = dataset(train_hr, "train"), dataset(train_hr, "val")
+    training, validation = ({name[:4] for name in each.image_ids} for each in (train, val))
+    assert validation == set(val.opt["held_out"])
+    assert training.isdisjoint(validation)
+    assert len(train) + len(val) == 16
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("phase", ["train", "val"])
+def test_lr_is_the_area_mean_of_hr(train_hr: Path, phase: str, scale: int) -> None:
+    data = dataset(train_hr, phase, scale)
+    for index in range(len(data)):
+        item = data[index]
+        lr, hr = to_uint8(item["lq"]), to_uint8(item["gt"])
+        height, width = lr.shape[:2]
+        assert hr.shape == (height * scale, width * scale, 3)
+        if phase == "train":
+            assert hr.shape[:2] == (24, 24)
+        blocks = hr.reshape(height, scale, width, scale, 3).mean(axis=(1, 3))  # an area mean, by NumPy
+        assert np.abs(blocks - lr).max() <= 1
+
+
+def test_patches_come_from_their_image_upright_and_sometimes_mirrored(train_hr: Path) -> None:
+    data = dataset(train_hr, "train")
+    images = {row.image_id: row.pixels() for row in read_rows(train_hr)}
+    mirrored = 0
+    for _ in range(4):
+        for index in range(len(data)):
+            item = data[index]
+            image, patch = images[item["gt_path"]], to_uint8(item["gt"])
+            mirror = not _contains(image, patch)
+            assert not mirror or _contains(image, patch[:, ::-1])
+            mirrored += mirror
+    assert 0 < mirrored < 4 * len(data)
+
+
+def _contains(image: Image, patch: Image) -> bool:
+    windows = np.lib.stride_tricks.sliding_window_view(image, patch.shape)[:, :, 0]
+    return bool((windows == patch).all(axis=(2, 3, 4)).any())
+
+
+def test_patches_change_from_visit_to_visit_and_repeat_from_run_to_run(train_hr: Path) -> None:
+    first, again = dataset(train_hr, "train"), dataset(train_hr, "train")
+    visits = [first[0]["gt"] for _ in range(6)]
+    repeated = [again[0]["gt"] for _ in range(6)]
+    assert all(left.equal(right) for left, right in zip(visits, repeated, strict=True))
+    assert len({left.numpy().tobytes() for left in visits}) > 1
+
+
+# ---- training --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(train_hr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    pretrain(train_hr, folder / "x3", 3, PARAMS, folder / "work")
+    return folder / "x3"
+
+
+def test_training_publishes_weights_metrics_and_the_loss(trained: Path, train_hr: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "loss.csv",
+        "metrics.json",
+        "rcan.safetensors",
+    ]
+    lines = (trained / "loss.csv").read_text().splitlines()
+    assert lines[0] == "iteration,loss"
+    assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(1, 21))
+    assert load_rcan(trained / "rcan.safetensors").training is False
+    with safe_open(trained / "rcan.safetensors", "np") as file:
+        architecture = json.loads(file.metadata()["architecture"])
+    said = {"num_feat": 16, "upscale": 3, "squeeze_factor": 16, "res_scale": 1}
+    assert architecture.items() >= said.items()
+
+
+def test_metrics_are_those_of_the_held_out_images(trained: Path, train_hr: Path) -> None:
+    import torch
+
+    network = load_rcan(trained / "rcan.safetensors")
+    errors: dict[str, list[float]] = {"psnr": [], "bicubic_psnr": []}
+    data = dataset(train_hr, "val")
+    for index in range(len(data)):
+        item = data[index]
+        hr, lr = to_uint8(item["gt"]), to_uint8(item["lq"])
+        with torch.inference_mode():
+            larger = to_uint8(network(item["lq"][None])[0].clamp(0, 1))
+        bicubic = cv2.resize(lr, hr.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        errors["psnr"].append(brute_psnr(larger, hr))
+        errors["bicubic_psnr"].append(brute_psnr(bicubic.astype(np.uint8), hr))
+    metrics = json.loads((trained / "metrics.json").read_text())
+    for name, values in errors.items():
+        assert metrics[name] == pytest.approx(np.mean(values), abs=1e-3)
+    assert metrics["gain_psnr"] == pytest.approx(metrics["psnr"] - metrics["bicubic_psnr"])
+    assert metrics["images"] == len(data)
+    assert metrics["iterations"] == 20
+    assert 0 < metrics["ssim"] <= 1
+    assert 0 < metrics["bicubic_ssim"] <= 1
+
+
+def test_a_network_below_bicubic_is_told(
+    train_hr: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = PARAMS.model_copy(update={"iterations": 1, "warmup": 0})
+    metrics = pretrain(train_hr, tmp_path / "x2", 2, params, tmp_path / "work")
+    below = metrics["bicubic_psnr"] - metrics["psnr"]
+    assert below > 0
+    (message,) = caplog.messages
+    assert message.startswith(f"RCAN x2 is {below:.2f} dB below bicubic interpolation")
+
+
+@pytest.mark.slow
+def test_the_same_params_give_the_same_bytes(trained: Path, train_hr: Path, tmp_path: Path) -> None:
+    pretrain(train_hr, tmp_path / "x3", 3, PARAMS, tmp_path / "work")
+    for path in trained.iterdir():
+        assert (tmp_path / "x3" / path.name).read_bytes() == path.read_bytes()
+
+
+VIPER = Path(__file__).parents[2] / "shared/data/VIPeR.v1.0.zip"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VIPER.exists(), reason="needs VIPeR.v1.0.zip")
+def test_a_small_budget_beats_bicubic_on_viper(tmp_path: Path) -> None:
+    with zipfile.ZipFile(VIPER) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".bmp"))[:632]
+        rows = [
+            image_row(decode(archive.read(name), name), int(Path(name).name[:3]), name.split("/")[-2])
+            for name in names
+        ]
+    write_table(tmp_path / "hr", rows)
+    params = RcanParams(
+        features=16,
+        groups=1,
+        blocks=2,
+        iterations=400,
+        patch=24,
+        learning_rate=5e-3,
+        milestones=(0.6, 0.8, 0.9),
+        warmup=20,
+        ema_decay=0.98,
+    )
+    metrics = pretrain(tmp_path / "hr", tmp_path / "x2", 2, params, tmp_path / "work")
+    assert metrics["gain_psnr"] > 0.3  # +0.7 dB at 500 iterations
