@@ -10,7 +10,7 @@ import pytest
 from dgrl.errors import InputError
 from dgrl.images import decode, encode_png
 from dgrl.random import named_generator
-from dgrl.report.report import THUMBNAIL_SIDE, Example, Match, choose_examples, render
+from dgrl.report.render import THUMBNAIL_SIDE, Example, Match, choose_examples, render
 
 VOID = {"meta", "img", "br"}  # HTML elements without an end tag; SVG's are written <line/>
 METRICS = {"rank1": 45.94, "mAP": 51.25, "queries": 1316, "multi_shot.rank1": 60.06, "factor 2.rank1": 48.0}
@@ -73,7 +73,7 @@ def test_shows_metrics_options_curve_and_captions():
     assert {"person 7, cam_a, factor 2", "1 ✓", "person 7, cam_b", "2 ✗", "person 9, cam_b"} <= set(
         page.texts
     )
-    assert [metric["class"] for metric in page.all("metric")] == ["query", "right", "wrong"]
+    assert [figure["class"] for figure in page.all("figure")] == ["query", "right", "wrong"]
 
 
 def test_curve_is_drawn_to_scale():
@@ -105,6 +105,13 @@ def test_escapes_everything():
     assert page.texts[0] == evil
     assert page.cells.count(evil) == 4  # metric, row of the table, option and its value
     assert page.all("img")[1]["alt"] == evil
+
+
+def test_wide_content_scrolls_by_keyboard_too():
+    page = Page(render("t", METRICS, CMC, {"a": 1}, [example()]))
+    scrolling = [part for part in page.all("div") if "scroll" in part["class"].split()]
+    assert len(scrolling) == 3  # metrics, ranked list, options
+    assert all(part["tabindex"] == "0" and part["aria-label"] for part in scrolling)
 
 
 def test_without_examples_there_is_no_gallery():
