@@ -22,6 +22,7 @@ from dgrl.model.params import ModelParams
 from dgrl.parallel.device import default_workers
 from dgrl.random import named_seed
 from dgrl.report.render import Example, Match, choose_examples, render
+from dgrl.report.sheets import write_sheets
 from dgrl.tables import DISTRACTOR, ImageRow, read_rows
 from dgrl.weights.published import load_model
 from pipeline.params import DatasetName, Params, as_scalar
@@ -62,6 +63,7 @@ def evaluate(dataset: DatasetName, params: Params, workers: int | None = None) -
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
         _curves(ranking).to_csv(folder / "cmc.csv", index=False)
         examples = _examples(paths, ranking, query, gallery, params.evaluate.examples)
+        write_sheets(folder / "ranked", examples)
         cmc = ranking.single_shot_cmc.tolist()
         report = render(f"DGRL on {dataset}", metrics, cmc, options, list(examples.values()))
         (folder / "report.html").write_text(report, encoding="utf-8")
