@@ -245,13 +245,11 @@ def _lines(runs: pd.DataFrame, table: Table, dataset: str) -> list[Line]:
     """The paper's own rows, then a block of the others for every setting."""
     varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key)]
     texts = pd.Series([_setting(run, varying) for _, run in runs.iterrows()], index=runs.index, dtype=object)
-    lines = [_line(table, row, runs[:0], dataset, "") for row in table.rows if not row.params]
+    lines = [_line(row, runs[:0], dataset, "") for row in table.rows if not row.params]
     for text in sorted(set(texts)) or [""]:
         block = runs[texts == text]
         lines += [
-            _line(table, row, block[block.row == row.label], dataset, text)
-            for row in table.rows
-            if row.params
+            _line(row, block[block.row == row.label], dataset, text) for row in table.rows if row.params
         ]
     return lines
 
@@ -271,12 +269,11 @@ def _setting(run: pd.Series, keys: Sequence[str]) -> str:
     return ", ".join(f"{key}={_text(run[key])}" for key in keys)
 
 
-def _line(table: Table, row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
+def _line(row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
     metrics = runs[list(RANKS)].astype(float)
     mean = cast(Metrics, tuple(metrics.mean())) if len(runs) else None
     std = cast(Metrics, tuple(metrics.std(ddof=1))) if len(runs) > 1 else None
-    paper = row.paper.get(table.paper_dataset or dataset)
-    return Line(dataset, row.label, settings, len(runs), mean, std, paper, bool(row.params))
+    return Line(dataset, row.label, settings, len(runs), mean, std, row.paper.get(dataset), bool(row.params))
 
 
 def _care(runs: pd.DataFrame, table: Table) -> list[str]:
