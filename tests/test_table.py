@@ -99,6 +99,13 @@ def test_a_param_that_older_runs_lack_is_a_setting_too() -> None:
     assert {key[2] for key in ours(lines)} == {"loss.form=null", "loss.form=stable"}
 
 
+def test_a_param_in_which_all_runs_differ_from_the_commit_is_named() -> None:
+    runs = frame(run(40.0, loss__gamma=1.0), run(41.0, loss__gamma=1.0, train__seed=1))
+    committed = {"loss.gamma": 5.0, "train.epochs": 40, "train.seed": 7, "loss.kl": False}
+    lines, _ = summarise(runs, TABLES["II"], committed=committed)
+    assert {key[2]: line.n for key, line in ours(lines).items()} == {"loss.gamma=1": 2}
+
+
 def test_a_choice_settles_which_runs_count() -> None:
     runs = frame(run(40.0), run(50.0, train__epochs=70, mlr__factors="2 3"))
     for choice in ("train.epochs=70", "mlr.factors=[2, 3]"):

@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from dgrl.errors import InputError
-from pipeline.experiments.ablate import experiments
+from pipeline.experiments.ablate import experiments, flat_params
 from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
 from pipeline.experiments.render import RANKS, Line, render
 from pipeline.params import DatasetName, as_scalar
@@ -43,8 +43,10 @@ def table(
     Raises:
         InputError: if this is no DVC project, or a choice is wrong.
     """
-    runs, notes = read_runs(experiments(all_commits=all_commits))
-    lines, more = summarise(runs, TABLES[which], dataset, parse_choices(where))
+    shown = experiments(all_commits=all_commits)
+    runs, notes = read_runs(shown)
+    committed = flat_params(shown[1]["data"] or {})
+    lines, more = summarise(runs, TABLES[which], dataset, parse_choices(where), committed)
     return render(lines, TABLES[which], form), notes + more
 
 
@@ -79,7 +81,7 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
         return [], [state]
     if newest["error"] or "data" not in newest["data"]["params"].get("params.yaml", {}):
         return [], ["failed"]
-    params = dict(_flat(newest["data"]["params"]["params.yaml"]["data"]))
+    params = flat_params(newest["data"])
     records, states = [], []
     for dataset, metrics in _metrics(newest["data"]["metrics"]):
         if stale := _stale(metrics.get("options", {}), params):
@@ -101,14 +103,6 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 def _stale(options: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     """The param whose value the metrics contradict: those of a dataset that was not run again, say."""
     return next((key for key, value in options.items() if key in params and params[key] != value), "")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", as_scalar(value)
 
 
 def _left_out(state: str, names: list[str]) -> str:
@@ -142,17 +136,20 @@ def summarise(
     table: Table,
     dataset: DatasetName | None = None,
     where: Mapping[str, Any] | None = None,
+    committed: Mapping[str, Any] | None = None,
 ) -> tuple[list[Line], list[str]]:
     """The lines of a table.
 
     Runs of one row are of one line if they agree in every param but train.seed and mlr.trial. Where they
-    do not, each setting is a block of lines of its own that names the params which differ.
+    do not, each setting is a block of lines of its own that names the params which differ, from other
+    blocks or from the commit.
 
     Args:
         runs: as ``read_runs`` gives them.
         table: the table.
         dataset: the only dataset to show.
         where: params that a run must have.
+        committed: params.yaml of the present commit, by dotted name.
 
     Returns:
         The lines, dataset by dataset, and notes on what needs care.
@@ -167,7 +164,7 @@ def summarise(
     lines: list[Line] = []
     for name in _datasets(runs, table, dataset):
         own, more = _without_repeats(runs[runs.dataset == name], name)
-        lines += _lines(own, table, name)
+        lines += _lines(own, table, name, committed or {})
         notes += more
     return lines, notes + _care(runs, table)
 
@@ -241,9 +238,9 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
     return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{metrics}"]
 
 
-def _lines(runs: pd.DataFrame, table: Table, dataset: str) -> list[Line]:
+def _lines(runs: pd.DataFrame, table: Table, dataset: str, committed: Mapping[str, Any]) -> list[Line]:
     """The paper's own rows, then a block of the others for every setting."""
-    varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key)]
+    varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key, committed)]
     texts = pd.Series([_setting(run, varying) for _, run in runs.iterrows()], index=runs.index, dtype=object)
     lines = [_line(row, runs[:0], dataset, "") for row in table.rows if not row.params]
     for text in sorted(set(texts)) or [""]:
@@ -260,9 +257,11 @@ def _constants(runs: pd.DataFrame, table: Table, dataset: str) -> list[str]:
     return [key for key in _settings(runs, dataset) if key not in switches]
 
 
-def _telling(values: pd.Series, key: str) -> bool:
+def _telling(values: pd.Series, key: str, committed: Mapping[str, Any]) -> bool:
     """Whether lines must name a param: it differs, or the metrics are not of the paper's test persons."""
-    return len(set(values)) > 1 or (key == "mlr.evaluate_on" and set(values) == {"val"})
+    found = set(values)
+    usual = {committed[key]} if found and key in committed else set()
+    return len(found | usual) > 1 or (key == "mlr.evaluate_on" and found == {"val"})
 
 
 def _setting(run: pd.Series, keys: Sequence[str]) -> str:
