@@ -175,7 +175,7 @@ def _choose(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
             break
         if key not in runs.columns.drop(list(_KEYS)):
             raise InputError(f"--where {key}={_text(value)}: there is no param {key!r} in params.yaml")
-        fits = _equal(runs[key], value)
+        fits = _have(runs, {key: value})
         if not fits.any():
             found = ", ".join(sorted({_text(other) for other in runs[key]}))
             raise InputError(f"--where {key}={_text(value)}: no run has it (there are: {found})")
@@ -183,27 +183,22 @@ def _choose(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     return runs
 
 
-def _equal(column: pd.Series, value: Any) -> pd.Series:
-    return column.map(lambda other: other == value).astype(bool)
-
-
 def _with_rows(runs: pd.DataFrame, table: Table) -> pd.DataFrame:
     """The runs that are of some row, with its label in the column ``row``."""
-    parts = [runs[_all_equal(runs, row.params)].assign(row=row.label) for row in table.rows if row.params]
+    parts = [runs[_have(runs, row.params)].assign(row=row.label) for row in table.rows if row.params]
     return pd.concat(parts, ignore_index=True)
 
 
-def _all_equal(runs: pd.DataFrame, params: Mapping[str, Any]) -> pd.Series:
-    fits = pd.Series(True, index=runs.index)
-    for key, value in params.items():
-        fits &= _equal(runs[key], value) if key in runs else False
-    return fits
+def _have(runs: pd.DataFrame, params: Mapping[str, Any]) -> pd.Series:
+    """[N] bool, whether a run has all these params."""
+    fits = [all(run.get(key, ...) == value for key, value in params.items()) for _, run in runs.iterrows()]
+    return pd.Series(fits, index=runs.index, dtype=bool)
 
 
 def _usual(runs: pd.DataFrame, table: Table, where: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
     """Runs as the paper's, unless asked for others."""
     usual = {key: value for key, value in table.where.items() if key not in where}
-    fits = _all_equal(runs, usual)
+    fits = _have(runs, usual)
     if fits.all():
         return runs, []
     asked = " ".join(f"{key}={_text(value)}" for key, value in usual.items())
@@ -241,7 +236,8 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
 def _lines(runs: pd.DataFrame, table: Table, dataset: str, committed: Mapping[str, Any]) -> list[Line]:
     """The paper's own rows, then a block of the others for every setting."""
     varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key, committed)]
-    texts = pd.Series([_setting(run, varying) for _, run in runs.iterrows()], index=runs.index, dtype=object)
+    named = [", ".join(f"{key}={_text(run[key])}" for key in varying) for _, run in runs.iterrows()]
+    texts = pd.Series(named, index=runs.index, dtype=object)
     lines = [_line(row, runs[:0], dataset, "") for row in table.rows if not row.params]
     for text in sorted(set(texts)) or [""]:
         block = runs[texts == text]
@@ -262,10 +258,6 @@ def _telling(values: pd.Series, key: str, committed: Mapping[str, Any]) -> bool:
     found = set(values)
     usual = {committed[key]} if found and key in committed else set()
     return len(found | usual) > 1 or (key == "mlr.evaluate_on" and found == {"val"})
-
-
-def _setting(run: pd.Series, keys: Sequence[str]) -> str:
-    return ", ".join(f"{key}={_text(run[key])}" for key in keys)
 
 
 def _line(row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
