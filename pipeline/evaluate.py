@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
 from dgrl.parallel.device import default_workers
 from dgrl.random import named_seed
-from dgrl.report.report import Example, Match, choose_examples, render
-from dgrl.tables import DISTRACTOR, read_rows
+from dgrl.report.render import Example, Match, choose_examples, render
+from dgrl.report.sheets import write_sheets
+from dgrl.tables import DISTRACTOR, ImageRow, read_rows
 from dgrl.weights.published import load_model
 from pipeline.params import Params, as_scalar
 from pipeline.paths import Paths
@@ -62,8 +64,10 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
         _curves(ranking).to_csv(folder / "cmc.csv", index=False)
         examples = _examples(paths, ranking, query, gallery, params.evaluate.examples)
-        report = render(f"DGRL on {dataset}", metrics, ranking.single_shot_cmc.tolist(), options, examples)
-        (folder / "report.html").write_text(report)
+        write_sheets(folder / "ranked", examples)
+        cmc = ranking.single_shot_cmc.tolist()
+        report = render(f"DGRL on {dataset}", metrics, cmc, options, list(examples.values()))
+        (folder / "report.html").write_text(report, encoding="utf-8")
         pq.write_table(
             _embeddings_table(query_bank, query, gallery_bank, gallery), folder / "embeddings.parquet"
         )
@@ -155,27 +159,27 @@ def _curves(ranking: Ranking) -> pd.DataFrame:
 
 def _examples(
     paths: Paths, ranking: Ranking, query: Embeddings, gallery: Embeddings, count: int
-) -> list[Example]:
+) -> dict[str, Example]:
+    """Queries with their nearest gallery images, by the queries' image_id."""
     chosen = choose_examples(ranking.best_rank == 1, count)
     picked = Embeddings(query.features[chosen], query.person_ids[chosen], query.camera_ids[chosen])
-    found = nearest(picked, gallery)
-    wanted = {int(row) for rows in found for row in rows}
-    queries = {i: row for i, row in enumerate(read_rows(paths.sr("query"))) if i in set(chosen)}
-    galleries = {i: row for i, row in enumerate(read_rows(paths.mlr("gallery"))) if i in wanted}
-    examples = []
+    found = [[int(row) for row in rows] for rows in nearest(picked, gallery)]
+    queries = _rows(paths.sr("query"), set(chosen))
+    galleries = _rows(paths.mlr("gallery"), {row for rows in found for row in rows})
+    examples = {}
     for index, rows in zip(chosen, found, strict=True):
         shown = queries[index]
         matches = [
-            Match(
-                galleries[row].data,
-                f"{galleries[row].person_id}, {galleries[row].camera_id}",
-                galleries[row].person_id == shown.person_id,
-            )
-            for row in map(int, rows)
+            Match(each.data, f"{each.person_id}, {each.camera_id}", each.person_id == shown.person_id)
+            for each in (galleries[row] for row in rows)
         ]
         caption = f"{shown.person_id}, {shown.camera_id}, factor {shown.factor}"
-        examples.append(Example(shown.data, caption, matches))
+        examples[shown.image_id] = Example(shown.data, caption, matches)
     return examples
+
+
+def _rows(table: Path, wanted: set[int]) -> dict[int, ImageRow]:
+    return {i: row for i, row in enumerate(read_rows(table)) if i in wanted}
 
 
 def _embeddings_table(

@@ -137,6 +137,21 @@ def test_an_unknown_dataset_is_a_mistake(folder: Path) -> None:
         ablate("losses", dataset="viper")
 
 
+def test_params_that_differ_from_the_commit_are_a_mistake(project: Path) -> None:
+    git("add", "--all")
+    git("commit", "--message", "project")
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["loss"]["gamma"] = 1.0  # as dvc exp run -S leaves it
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(
+        InputError, match=r"^params\.yaml differs from the last commit in loss\.gamma, .*commit"
+    ):
+        ablate("losses")
+    params["loss"]["gamma"] = 5.0
+    Path("params.yaml").write_text(yaml.safe_dump(params))  # the same values, another format
+    assert ablate("sr") == ["sr-none-1", "sr-bicubic-1", "sr-rcan-1"]
+
+
 def test_what_dvc_refuses_is_said_in_its_words(project: Path) -> None:
     git("add", "--all")
     git("commit", "--message", "project")

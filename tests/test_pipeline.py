@@ -91,6 +91,7 @@ def test_every_stage_leaves_its_files(project: Path) -> None:
     embeddings = pd.read_parquet(root / "eval/embeddings.parquet")
     assert embeddings.subset.value_counts().to_dict() == {"gallery": 48, "query": 16}
     assert "<svg" in (root / "eval/report.html").read_text()
+    assert len(list((root / "eval/ranked").glob("*.png"))) == 8
     curves = {path.stem for path in (root / "dgrl/live/plots/metrics/synthetic").rglob("*.tsv")}
     assert {"id", "wrt", "l1", "kl", "total", "learning_rate", "images_per_second"} <= curves
     assert not [path for path in project.glob(".work/*-*") if path.is_dir()]

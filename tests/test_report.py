@@ -10,7 +10,8 @@ import pytest
 from dgrl.errors import InputError
 from dgrl.images import decode, encode_png
 from dgrl.random import named_generator
-from dgrl.report.report import THUMBNAIL_SIDE, Example, Match, choose_examples, render
+from dgrl.report.render import THUMBNAIL_SIDE, Example, Match, choose_examples, render
+from dgrl.report.sheets import write_sheets
 
 VOID = {"meta", "img", "br"}  # HTML elements without an end tag; SVG's are written <line/>
 METRICS = {"rank1": 45.94, "mAP": 51.25, "queries": 1316, "multi_shot.rank1": 60.06, "factor 2.rank1": 48.0}
@@ -73,7 +74,7 @@ def test_shows_metrics_options_curve_and_captions():
     assert {"person 7, cam_a, factor 2", "1 ✓", "person 7, cam_b", "2 ✗", "person 9, cam_b"} <= set(
         page.texts
     )
-    assert [metric["class"] for metric in page.all("metric")] == ["query", "right", "wrong"]
+    assert [figure["class"] for figure in page.all("figure")] == ["query", "right", "wrong"]
 
 
 def test_curve_is_drawn_to_scale():
@@ -107,6 +108,13 @@ def test_escapes_everything():
     assert page.all("img")[1]["alt"] == evil
 
 
+def test_wide_content_scrolls_by_keyboard_too():
+    page = Page(render("t", METRICS, CMC, {"a": 1}, [example()]))
+    scrolling = [part for part in page.all("div") if "scroll" in part["class"].split()]
+    assert len(scrolling) == 3  # metrics, ranked list, options
+    assert all(part["tabindex"] == "0" and part["aria-label"] for part in scrolling)
+
+
 def test_without_examples_there_is_no_gallery():
     page = Page(render("t", METRICS, [50.0], {}, []))
     assert not page.all("img")
@@ -137,3 +145,36 @@ def test_examples_are_right_and_wrong_in_equal_parts_where_there_are_enough(hits
     chosen = choose_examples(right, count=8)
     assert chosen == sorted(set(chosen))
     assert (right[chosen].sum(), (~right[chosen]).sum()) == expected
+
+
+# Sheets
+
+
+def test_a_sheet_frames_the_right_person_green_and_the_wrong_one_red(tmp_path):
+    write_sheets(tmp_path / "ranked", {"c1/0007.png": example(), "c1_0007.png": example()})
+    first, second = sorted((tmp_path / "ranked").iterdir())  # two ids, two files
+    assert first.read_bytes() == second.read_bytes()
+    shown = decode(first.read_bytes(), "sheet")
+    red, green, _ = shown[0].astype(int).T  # along the upper edge: three frames of one width
+    width = shown.shape[1] // 3
+    np.testing.assert_array_equal(
+        np.repeat([0, 1, -1], width), np.sign((green - red) * (abs(green - red) > 50))
+    )
+    assert image_in(shown[:, :width], image(64, 24))
+    assert image_in(shown[:, width : 2 * width], image(40, 20))
+
+
+def image_in(cell, wanted):
+    windows = np.lib.stride_tricks.sliding_window_view(cell, wanted.shape)[:, :, 0]
+    return (windows == wanted).all(axis=(2, 3, 4)).any()
+
+
+def test_a_sheet_shows_few_matches_and_is_small(tmp_path):
+    match = Match(encode_png(image(256, 128)), "person 9", correct=True)
+    write_sheets(tmp_path, {"q": Example(encode_png(image(256, 128)), "person 9", [match] * 10)})
+    assert (tmp_path / "q.png").stat().st_size < 120_000  # of noise, which no PNG compresses
+
+
+def test_without_examples_there_is_an_empty_folder(tmp_path):
+    write_sheets(tmp_path / "ranked", {})
+    assert not list((tmp_path / "ranked").iterdir())

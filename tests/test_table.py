@@ -2,25 +2,19 @@
 
 import csv
 import io
-import shutil
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
+from markdown_table import markdown
 
 from dgrl.errors import InputError
-from pipeline.experiments.ablate import ablate
 from pipeline.experiments.paper import FULL, TABLES
 from pipeline.experiments.render import Line, render
-from pipeline.experiments.table import parse_choices, read_runs, summarise, table
+from pipeline.experiments.table import parse_choices, read_runs, summarise
 
-ROOT = Path(__file__).parents[1]
 USUAL = {**FULL, "sr.method": "rcan", "train.seed": 0, "mlr.trial": 0, "train.epochs": 40, "loss.gamma": 5.0}
 BASELINE = dict.fromkeys(["model.non_local", "model.galn", "model.side_branches", "model.restormer"], False)
 
@@ -53,7 +47,6 @@ def test_mean_and_sample_deviation_are_over_seeds_and_trials() -> None:
     mean, deviation = statistics.mean(ranks), statistics.stdev(ranks)
     assert lines[3].mean == pytest.approx((mean, mean + 10, mean + 20))
     assert lines[3].std == pytest.approx((deviation,) * 3)
-    assert lines[3].paper == (93.9, 98.0, 98.8)
     assert lines[0].mean is lines[0].std is None
     assert notes == []
 
@@ -98,6 +91,13 @@ def test_other_settings_are_other_lines_that_name_them() -> None:
 def test_a_param_that_older_runs_lack_is_a_setting_too() -> None:
     lines, _ = summarise(frame(run(40.0), run(41.0, train__seed=1, loss__form="stable")), TABLES["II"])
     assert {key[2] for key in ours(lines)} == {"loss.form=null", "loss.form=stable"}
+
+
+def test_a_param_in_which_all_runs_differ_from_the_commit_is_named() -> None:
+    runs = frame(run(40.0, loss__gamma=1.0), run(41.0, loss__gamma=1.0, train__seed=1))
+    committed = {"loss.gamma": 5.0, "train.epochs": 40, "train.seed": 7, "loss.kl": False}
+    lines, _ = summarise(runs, TABLES["II"], committed=committed)
+    assert {key[2]: line.n for key, line in ours(lines).items()} == {"loss.gamma=1": 2}
 
 
 def test_a_choice_settles_which_runs_count() -> None:
@@ -193,6 +193,16 @@ def test_a_wrong_choice_is_a_mistake(choice: str, said: str) -> None:
         summarise(runs, TABLES["II"], where=parse_choices([choice]))
 
 
+def test_the_papers_metrics_stand_beside_runs_on_the_same_dataset_only() -> None:
+    lines, _ = summarise(frame(run(40.0, "synthetic"), run(50.0, "market1501")), TABLES["II"])
+    assert {key[0]: line.paper for key, line in ours(lines).items()} == {
+        "synthetic": None, "market1501": (93.9, 98.0, 98.8),
+    }  # fmt: skip
+    text = render(summarise(frame(run(40.0, "synthetic")), TABLES["II"])[0], TABLES["II"], "markdown")
+    assert "Paper" not in text
+    assert "Market" not in text
+
+
 # Text
 
 
@@ -213,15 +223,6 @@ def test_a_row_without_a_run_has_dashes() -> None:
     assert rows[2] == ["MLR-Market-1501", "ID", "0", "-", "-", "-", "89.9", "96.3", "97.8"]
     rows = markdown(render(summarise(runs, TABLES["I"])[0], TABLES["I"], "markdown"))
     assert rows[-1] == ["DGRL (this project)", *["-"] * 12]
-
-
-def markdown(text: str) -> list[list[str]]:
-    """The cells of the first table in a text, rows of equal length."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    assert len({len(line) for line in lines}) == 1
-    assert len({len(row) for row in rows}) == 1
-    return rows
 
 
 def test_table_1_has_the_rivals_above_ours() -> None:
@@ -245,10 +246,10 @@ def test_table_1_has_the_rivals_above_ours() -> None:
 
 
 def test_csv_has_numbers() -> None:
-    runs = frame(run(40.0), run(42.0, train__seed=1))
+    runs = frame(run(40.0, "market1501"), run(42.0, "market1501", train__seed=1))
     rows = list(csv.DictReader(io.StringIO(render(summarise(runs, TABLES["III"])[0], TABLES["III"], "csv"))))
     assert rows[3] == {
-        "dataset": "viper", "row": "+ Restormer", "settings": "", "n": "2",
+        "dataset": "market1501", "row": "+ Restormer", "settings": "", "n": "2",
         "rank1": "41.00", "rank5": "51.00", "rank10": "61.00",
         "rank1_std": "1.41", "rank5_std": "1.41", "rank10_std": "1.41",
         "paper_rank1": "93.90", "paper_rank5": "98.00", "paper_rank10": "98.80",
@@ -257,145 +258,19 @@ def test_csv_has_numbers() -> None:
 
 
 def test_latex_is_booktabs() -> None:
-    runs = frame(run(40.0), run(42.0, train__seed=1), run(50.0, mlr__lr_camera="cam_b"))
+    runs = frame(
+        run(40.0, "market1501"),
+        run(42.0, "market1501", train__seed=1),
+        run(50.0, "market1501", mlr__lr_camera="cam_b"),
+    )
     text = render(summarise(runs, TABLES["II"])[0], TABLES["II"], "latex")
     lines = text.splitlines()
     assert lines[0] == r"\begin{table}"
     assert lines[-1] == r"\end{table}"
-    assert r" &  &  &  &  &  &  & \multicolumn{3}{c}{Paper} \\" in lines
-    assert r"\cmidrule(lr){8-10}" in lines
-    assert [line for line in lines if "rule" in line and "cmid" not in line] == [
+    assert r"\multicolumn{7}{c}{} & \multicolumn{3}{c}{Paper} \\" in lines
+    assert [line for line in lines if "rule" in line] == [
         r"\toprule", r"\midrule", r"\bottomrule",
     ]  # fmt: skip
     assert any(r"mlr.lr\_camera=cam\_b & 1 & 50.0" in line for line in lines)
     assert any(r"41.0 $\pm$ 1.4 & 51.0 $\pm$ 1.4" in line for line in lines)
     assert {line.count("&") for line in lines if line.endswith(r"\\") and "multi" not in line} == {9}
-
-
-# From DVC
-
-
-def shown(name: str, state: str | None, data: Any, error: Any = None) -> dict[str, Any]:
-    """An experiment as ``dvc exp show --json`` gives it."""
-    executor = state and {"state": state, "name": "dvc-task"}
-    return {"name": name, "executor": executor, "revs": [{"rev": name, "data": data, "error": error}]}
-
-
-def data(metrics: Any, **sections: Any) -> dict[str, Any]:
-    return {"params": {"params.yaml": {"data": sections}}, "metrics": metrics}
-
-
-def test_experiments_become_runs_and_the_others_notes() -> None:
-    metrics = {"rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "mAP": 1.0}
-    viper, caviar = "data/viper/eval/metrics.json", "data/caviar/eval/metrics.json"
-    missing = {"error": {"type": "FileNotFoundError", "msg": "no file"}}
-    fresh = {"data": {"viper": metrics | {"options": {"train.epochs": 3, "mlr.factors": "2 3"}}}}
-    stale = {"data": {"caviar": metrics | {"options": {"train.epochs": 4}}}}
-    other = {"data/viper/dgrl/live/metrics.json": {"data": {"viper": {"id": 1.0}}}}
-    sections = {"train": {"epochs": 3}, "mlr": {"factors": [2, 3], "lr_camera": {"viper": None}}}
-    commit = {
-        "rev": "0123456789",
-        "experiments": [
-            shown("good", "success", data({viper: fresh, caviar: missing} | other, **sections)),
-            shown("applied", None, data({viper: fresh, caviar: stale}, **sections)),
-            shown("new", "queued", data({}, **sections)),
-            shown("now", "running", data({viper: fresh}, **sections)),
-            shown("bad", "failed", data({viper: missing}, **sections), {"msg": "failed", "type": ""}),
-            shown("broken", "success", None, {"msg": "no params", "type": ""}),
-            shown("half", "success", data({viper: missing} | other, **sections)),
-        ],
-    }
-    runs, notes = read_runs([{"rev": "workspace", "experiments": None}, commit])
-    assert list(runs.experiment) == ["good", "applied"]
-    assert runs.iloc[0].to_dict() == {
-        "experiment": "good", "commit": "0123456", "dataset": "viper",
-        "rank1": 40.0, "rank5": 50.0, "rank10": 60.0,
-        "train.epochs": 3, "mlr.factors": "2 3", "mlr.lr_camera.viper": None,
-    }  # fmt: skip
-    assert notes == [
-        "left out, failed: 2 (bad, broken)",
-        "left out, out of date on caviar (its metrics are of another train.epochs): 1 (applied)",
-        "left out, queued: 1 (new)",
-        "left out, running: 1 (now)",
-        "left out, unevaluated: 1 (half)",
-    ]
-
-
-def test_a_note_names_five_experiments_at_most() -> None:
-    waiting = [shown(f"e{i}", "queued", data({})) for i in range(7)]
-    assert read_runs([{"rev": "abc", "experiments": waiting}])[1] == [
-        "left out, queued: 7 (e0, e1, e2, e3, e4, ...)"
-    ]
-
-
-def test_a_folder_without_dvc_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no DVC project"):
-        table("I")
-
-
-STUB = """
-import json, pathlib, yaml
-params = yaml.safe_load(open("params.yaml"))
-method, seed = params["sr"]["method"], params["train"]["seed"]
-assert method != "none"
-rank = {"bicubic": 30, "rcan": 40}[method] + 2 * seed
-metrics = {"rank1": rank, "rank5": rank + 10, "rank10": rank + 20, "factor2": {"rank1": 1.0}}
-metrics["options"] = {"sr.method": method, "mlr.factors": " ".join(map(str, params["mlr"]["factors"]))}
-folder = pathlib.Path("data/synthetic/eval")
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "metrics.json").write_text(json.dumps({"synthetic": metrics}))
-"""
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A DVC project whose only stage makes metrics up; its queue is stopped in the end."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")  # the queue's worker runs `dvc`
-    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
-    Path(".dvc").mkdir()
-    shutil.copyfile(ROOT / ".dvc/config", ".dvc/config")
-    Path("stub.py").write_text(STUB)
-    Path(".gitignore").write_text("/data\n")
-    stage = {
-        "matrix": {"dataset": "${datasets}"},
-        "cmd": f"{sys.executable} stub.py",
-        "params": ["mlr", "sr", "train"],
-        "metrics": ["data/${item.dataset}/eval/metrics.json"],
-    }
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"evaluate": stage}}))
-    command("git", "init", "--quiet")
-    command("git", "config", "user.name", "test")
-    command("git", "config", "user.email", "test@example.org")
-    command("git", "add", "--all")
-    command("git", "commit", "--message", "project")
-    yield tmp_path
-    dvc("queue", "stop", "--kill")
-
-
-def command(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=600)
-
-
-def dvc(*arguments: str) -> None:
-    command(sys.executable, "-m", "dvc", *arguments)
-
-
-@pytest.mark.slow
-def test_ablations_become_a_table(project: Path) -> None:
-    ablate("sr", seeds=2)
-    dvc("exp", "run", "--run-all")
-    dvc("exp", "run", "--name", "here", "-S", "train.seed=2")  # in the workspace
-    text, notes = table("sr", "csv")
-    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(text))}
-    assert {name: (row["n"], row["rank1"], row["rank1_std"]) for name, row in rows.items()} == {
-        "none": ("0", "", ""), "bicubic": ("2", "31.00", "1.41"), "RCAN": ("3", "42.00", "2.00"),
-    }  # fmt: skip
-    assert notes == ["left out, failed: 2 (sr-none-1, sr-none-2)"]
-    text, _ = table("II", where=["train.seed=2"])
-    assert markdown(text)[-1][1:6] == ["ID + WRT + L1 + KLDiv", "1", "44.0", "54.0", "64.0"]
-    command("git", "commit", "--allow-empty", "--message", "next")
-    assert "DGRL (this project) | -" in table("I")[0]
-    text, _ = table("I", dataset="synthetic", all_commits=True)
-    assert markdown(text)[-1] == ["DGRL (this project)", "42.0 ± 2.0", "52.0 ± 2.0", "62.0 ± 2.0", "3"]

@@ -1,1 +1,1 @@
-"""The HTML report."""
+"""The HTML report and the sheets of ranked lists."""

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dgrl.errors import InputError
 from dgrl.progress import track
 from pipeline.experiments.paper import ABLATIONS, AblationName
-from pipeline.params import load_params
+from pipeline.params import as_scalar, load_params
 
 
 def ablate(
@@ -21,7 +22,7 @@ def ablate(
 ) -> list[str]:
     """Queue every row of a table, once for each train.seed below ``seeds`` and mlr.trial below ``trials``.
 
-    Everything that is no switch of the table is as in params.yaml; ``dvc queue start`` runs the queue.
+    All else is as in params.yaml, which must be committed; ``dvc queue start`` runs the queue.
 
     Args:
         which: the table: losses, components or sr.
@@ -34,8 +35,8 @@ def ablate(
         The experiments' names: ``<name>-<row>-<number>``.
 
     Raises:
-        InputError: if this is no DVC project, it has no commit, params.yaml is wrong or has no such dataset,
-            or an experiment of such a name exists.
+        InputError: if this is no DVC project, it has no commit, params.yaml is wrong, has no such dataset
+            or differs from the commit's, or an experiment of such a name exists.
     """
     datasets = load_params().datasets
     if dataset is not None and dataset not in datasets:
@@ -44,7 +45,9 @@ def ablate(
         )
     rows = {f"{name or which}-{row.name}": row.params for row in ABLATIONS[which].rows}
     names = [f"{row}-{number}" for row in rows for number in range(1, seeds * trials + 1)]
-    existing = experiment_names()
+    shown = experiments()
+    _check_committed(shown)
+    existing = _names(shown)
     if taken := [each for each in names if each in existing]:
         raise InputError(
             f"there is an experiment {taken[0]!r} already; give these another name (--name), or remove it: "
@@ -85,7 +88,36 @@ def experiment_names() -> set[str]:
     Raises:
         InputError: as ``experiments``.
     """
-    return {experiment["name"] for commit in experiments() for experiment in commit["experiments"] or []}
+    return _names(experiments())
+
+
+def flat_params(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of params.yaml by dotted name in what ``dvc exp show`` has of a commit or experiment."""
+    return dict(_flat(data.get("params", {}).get("params.yaml", {}).get("data", {})))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", as_scalar(value)
+
+
+def _names(shown: list[dict[str, Any]]) -> set[str]:
+    return {experiment["name"] for commit in shown for experiment in commit["experiments"] or []}
+
+
+def _check_committed(shown: list[dict[str, Any]]) -> None:
+    """Every row would carry an edit that is in no commit, such as one that ``dvc exp run -S`` left."""
+    here, committed = (flat_params(commit["data"] or {}) for commit in shown[:2])
+    changed = sorted(key for key in here | committed if here.get(key) != committed.get(key))
+    if changed:
+        names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+        raise InputError(
+            f"params.yaml differs from the last commit in {names}, which every row would carry; "
+            "commit it, or undo it: git checkout params.yaml"
+        )
 
 
 def _set_params(settings: dict[str, Any]) -> list[str]:

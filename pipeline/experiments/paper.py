@@ -53,7 +53,6 @@ class Table:
         heading: of the first column.
         rows: from top to bottom.
         where: params of the paper's experiments that are no row; another value must be asked for.
-        paper_dataset: the only dataset of the paper's metrics; None if they are on several.
         wide: one column group per dataset, as Table I; else one block of rows per dataset.
     """
 
@@ -61,7 +60,6 @@ class Table:
     heading: str
     rows: tuple[Row, ...]
     where: Mapping[str, bool | str] = field(default_factory=dict)
-    paper_dataset: str | None = None
     wide: bool = False
 
 
@@ -125,8 +123,8 @@ TABLES: Mapping[TableName, Table] = {
         _RCAN,
         wide=True,
     ),
-    "II": Table("Loss functions of DGRL", "Supervision", _LOSSES, _RCAN, "market1501"),
-    "III": Table("Components of DGRL", "Components", _COMPONENTS, _RCAN, "market1501"),
+    "II": Table("Loss functions of DGRL", "Supervision", _LOSSES, _RCAN),
+    "III": Table("Components of DGRL", "Components", _COMPONENTS, _RCAN),
     "sr": Table("Super-resolution before DGRL", "Super-resolution", _SR),
 }
 

@@ -2,17 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast, get_args
+from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import yaml
 
 from dgrl.errors import InputError
-from pipeline.experiments.ablate import experiments
+from pipeline.experiments.ablate import experiments, flat_params
 from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
 from pipeline.experiments.render import RANKS, Line, render
 from pipeline.params import as_scalar
-from pipeline.paths import Paths
 
 _SEEDS = ("train.seed", "mlr.trial")  # what the mean is over
 _KEYS = ("experiment", "commit", "dataset", *RANKS)
@@ -43,8 +43,10 @@ def table(
     Raises:
         InputError: if this is no DVC project, or a choice is wrong.
     """
-    runs, notes = read_runs(experiments(all_commits=all_commits))
-    lines, more = summarise(runs, TABLES[which], dataset, parse_choices(where))
+    shown = experiments(all_commits=all_commits)
+    runs, notes = read_runs(shown)
+    committed = flat_params(shown[1]["data"] or {})
+    lines, more = summarise(runs, TABLES[which], dataset, parse_choices(where), committed)
     return render(lines, TABLES[which], form), notes + more
 
 
@@ -79,7 +81,7 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
         return [], [state]
     if newest["error"] or "data" not in newest["data"]["params"].get("params.yaml", {}):
         return [], ["failed"]
-    params = dict(_flat(newest["data"]["params"]["params.yaml"]["data"]))
+    params = flat_params(newest["data"])
     records, states = [], []
     for dataset, metrics in _metrics(newest["data"]["metrics"]):
         if stale := _stale(metrics.get("options", {}), params):
@@ -92,8 +94,8 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
 
 def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What the stage evaluate wrote for each dataset."""
-    for dataset in get_args(str):
-        file = metrics.get(str(Paths(dataset).eval / "metrics.json"), {})
+    for name, file in metrics.items():
+        dataset = Path(name).parts[-3] if name.endswith("eval/metrics.json") else ""
         if dataset in file.get("data", {}):
             yield dataset, file["data"][dataset]
 
@@ -101,14 +103,6 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 def _stale(options: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     """The param whose value the metrics contradict: those of a dataset that was not run again, say."""
     return next((key for key, value in options.items() if key in params and params[key] != value), "")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", as_scalar(value)
 
 
 def _left_out(state: str, names: list[str]) -> str:
@@ -142,17 +136,20 @@ def summarise(
     table: Table,
     dataset: str | None = None,
     where: Mapping[str, Any] | None = None,
+    committed: Mapping[str, Any] | None = None,
 ) -> tuple[list[Line], list[str]]:
     """The lines of a table.
 
     Runs of one row are of one line if they agree in every param but train.seed and mlr.trial. Where they
-    do not, each setting is a block of lines of its own that names the params which differ.
+    do not, each setting is a block of lines of its own that names the params which differ, from other
+    blocks or from the commit.
 
     Args:
         runs: as ``read_runs`` gives them.
         table: the table.
         dataset: the only dataset to show.
         where: params that a run must have.
+        committed: params.yaml of the present commit, by dotted name.
 
     Returns:
         The lines, dataset by dataset, and notes on what needs care.
@@ -167,7 +164,7 @@ def summarise(
     lines: list[Line] = []
     for name in _datasets(runs, table, dataset):
         own, more = _without_repeats(runs[runs.dataset == name], name)
-        lines += _lines(own, table, name)
+        lines += _lines(own, table, name, committed or {})
         notes += more
     return lines, notes + _care(runs, table)
 
@@ -178,7 +175,7 @@ def _choose(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
             break
         if key not in runs.columns.drop(list(_KEYS)):
             raise InputError(f"--where {key}={_text(value)}: there is no param {key!r} in params.yaml")
-        fits = _equal(runs[key], value)
+        fits = _have(runs, {key: value})
         if not fits.any():
             found = ", ".join(sorted({_text(other) for other in runs[key]}))
             raise InputError(f"--where {key}={_text(value)}: no run has it (there are: {found})")
@@ -186,27 +183,22 @@ def _choose(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     return runs
 
 
-def _equal(column: pd.Series, value: Any) -> pd.Series:
-    return column.map(lambda other: other == value).astype(bool)
-
-
 def _with_rows(runs: pd.DataFrame, table: Table) -> pd.DataFrame:
     """The runs that are of some row, with its label in the column ``row``."""
-    parts = [runs[_all_equal(runs, row.params)].assign(row=row.label) for row in table.rows if row.params]
+    parts = [runs[_have(runs, row.params)].assign(row=row.label) for row in table.rows if row.params]
     return pd.concat(parts, ignore_index=True)
 
 
-def _all_equal(runs: pd.DataFrame, params: Mapping[str, Any]) -> pd.Series:
-    fits = pd.Series(True, index=runs.index)
-    for key, value in params.items():
-        fits &= _equal(runs[key], value) if key in runs else False
-    return fits
+def _have(runs: pd.DataFrame, params: Mapping[str, Any]) -> pd.Series:
+    """[N] bool, whether a run has all these params."""
+    fits = [all(run.get(key, ...) == value for key, value in params.items()) for _, run in runs.iterrows()]
+    return pd.Series(fits, index=runs.index, dtype=bool)
 
 
 def _usual(runs: pd.DataFrame, table: Table, where: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
     """Runs as the paper's, unless asked for others."""
     usual = {key: value for key, value in table.where.items() if key not in where}
-    fits = _all_equal(runs, usual)
+    fits = _have(runs, usual)
     if fits.all():
         return runs, []
     asked = " ".join(f"{key}={_text(value)}" for key, value in usual.items())
@@ -224,7 +216,8 @@ def _datasets(runs: pd.DataFrame, table: Table, dataset: str | None) -> list[str
 
 def _settings(runs: pd.DataFrame, dataset: str) -> list[str]:
     """The params that metrics on a dataset may depend on, without the seeds."""
-    others = set(get_args(str)) - {dataset} | {"datasets"}
+    sets = {key.split(".")[1] for key in runs.columns if key.startswith("source.")}
+    others = sets - {dataset} | {"datasets", "runtime"}
     no_params = {*_KEYS, *_SEEDS, "row"}
     return [key for key in runs.columns if key not in no_params and not others & set(key.split("."))]
 
@@ -241,17 +234,16 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
     return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{metrics}"]
 
 
-def _lines(runs: pd.DataFrame, table: Table, dataset: str) -> list[Line]:
+def _lines(runs: pd.DataFrame, table: Table, dataset: str, committed: Mapping[str, Any]) -> list[Line]:
     """The paper's own rows, then a block of the others for every setting."""
-    varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key)]
-    texts = pd.Series([_setting(run, varying) for _, run in runs.iterrows()], index=runs.index, dtype=object)
-    lines = [_line(table, row, runs[:0], dataset, "") for row in table.rows if not row.params]
+    varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key, committed)]
+    named = [", ".join(f"{key}={_text(run[key])}" for key in varying) for _, run in runs.iterrows()]
+    texts = pd.Series(named, index=runs.index, dtype=object)
+    lines = [_line(row, runs[:0], dataset, "") for row in table.rows if not row.params]
     for text in sorted(set(texts)) or [""]:
         block = runs[texts == text]
         lines += [
-            _line(table, row, block[block.row == row.label], dataset, text)
-            for row in table.rows
-            if row.params
+            _line(row, block[block.row == row.label], dataset, text) for row in table.rows if row.params
         ]
     return lines
 
@@ -262,21 +254,18 @@ def _constants(runs: pd.DataFrame, table: Table, dataset: str) -> list[str]:
     return [key for key in _settings(runs, dataset) if key not in switches]
 
 
-def _telling(values: pd.Series, key: str) -> bool:
+def _telling(values: pd.Series, key: str, committed: Mapping[str, Any]) -> bool:
     """Whether lines must name a param: it differs, or the metrics are not of the paper's test persons."""
-    return len(set(values)) > 1 or (key == "mlr.evaluate_on" and set(values) == {"val"})
+    found = set(values)
+    usual = {committed[key]} if found and key in committed else set()
+    return len(found | usual) > 1 or (key == "mlr.evaluate_on" and found == {"val"})
 
 
-def _setting(run: pd.Series, keys: Sequence[str]) -> str:
-    return ", ".join(f"{key}={_text(run[key])}" for key in keys)
-
-
-def _line(table: Table, row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
+def _line(row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
     metrics = runs[list(RANKS)].astype(float)
     mean = cast(Metrics, tuple(metrics.mean())) if len(runs) else None
     std = cast(Metrics, tuple(metrics.std(ddof=1))) if len(runs) > 1 else None
-    paper = row.paper.get(table.paper_dataset or dataset)
-    return Line(dataset, row.label, settings, len(runs), mean, std, paper, bool(row.params))
+    return Line(dataset, row.label, settings, len(runs), mean, std, row.paper.get(dataset), bool(row.params))
 
 
 def _care(runs: pd.DataFrame, table: Table) -> list[str]:
