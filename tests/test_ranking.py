@@ -402,7 +402,7 @@ def test_nearest_agrees_with_sorting_and_leaves_out_the_same_camera():
     gallery = embeddings(
         generator.normal(size=(40, 6)), generator.integers(0, 5, 40), generator.integers(0, 2, 40)
     )
-    for row, found in enumerate(nearest(query, gallery, count=5, chunk=7)):
+    for row, found in enumerate(nearest(query, gallery, count=5)):
         listed = sorted(
             (np.linalg.norm(query.features[row] - gallery.features[g]), g)
             for g in range(40)

@@ -42,13 +42,13 @@ class Embeddings:
     """The features of N images and who and where they show.
 
     Args:
-        features: [N, D] float32, each row L2-normalised.
+        features: [N, D] float32 or float64, each row L2-normalised.
         person_ids: [N] integers, one code per person, the same codes for query and gallery; -1 in the
             gallery is a distractor.
         camera_ids: [N] integers, one code per camera, the same codes for query and gallery.
     """
 
-    features: npt.NDArray[np.float32]
+    features: npt.NDArray[np.floating]
     person_ids: Integers
     camera_ids: Integers
 
@@ -76,7 +76,11 @@ class Ranking:
     inverse_penalty: Floats
 
     def __post_init__(self) -> None:
-        _check_valid(self.valid)
+        if not self.valid.any():
+            raise InputError(
+                f"none of {len(self.valid)} queries has a gallery image of its person by another camera; "
+                "at least one must: check person_id and camera_id of the query and gallery tables"
+            )
 
     @property
     def single_shot_cmc(self) -> Floats:
@@ -158,104 +162,60 @@ def rank(
 
     Raises:
         InputError: if features and ids do not fit together, are empty, not finite or not L2-normalised, if
-            a similarity is not finite, if ``tie`` is negative, or if no query is valid.
+            a similarity is not finite, if an option is out of range, or if no query is valid.
     """
     _check_pair(query, gallery)
-    _check_positive(cmc_length=cmc_length, chunk=chunk)
-    if not tie >= 0:
-        raise InputError(f"tie = {tie}; give 0 or more")
-    persons = _Persons(gallery)
+    if not (cmc_length > 0 and chunk > 0 and tie >= 0):
+        raise InputError(f"cmc_length = {cmc_length}, chunk = {chunk}, tie = {tie}; give at least 1, 1 and 0")
     similarity = similarity or _cosine(query, gallery)
-    most = persons.sizes[np.isfinite(persons.sizes)].max(initial=1)
-    chunk = max(1, min(chunk, CHUNK_CELLS // int(max(len(persons.codes), most * len(persons.sizes)))))
+    ids, persons, counts = np.unique(gallery.person_ids, return_inverse=True, return_counts=True)
+    by_person = np.split(np.argsort(persons, kind="stable"), counts.cumsum()[:-1])
+    images = dict(zip(ids.tolist(), by_person, strict=True))
+    sizes = np.where(ids == DISTRACTOR, np.inf, counts)
+    # Their products with who is ahead: images, and persons of a single-shot gallery in the mean
+    weights = torch.from_numpy(np.stack([np.ones(len(persons)), 1 / sizes[persons]])).float().T
+    limit = hopeless(cmc_length)
+    most = counts[ids != DISTRACTOR].max(initial=1)
+    chunk = max(1, min(chunk, CHUNK_CELLS // int(max(len(persons), most * len(ids)))))
 
-    def rank_rows(start: int) -> tuple[npt.NDArray[np.generic], ...]:
+    def rank_query(
+        row: npt.NDArray[np.floating], person: int, camera: int
+    ) -> tuple[int, int, float, float, tuple[Floats, Integers]]:
+        own = images.get(person, np.empty(0, np.int64))
+        thresholds = np.sort(row[own[gallery.camera_ids[own] != camera]])[::-1] - tie
+        others = row.copy()
+        others[own] = -np.inf
+        count = len(thresholds)
+        if not count:
+            return 0, 0, np.nan, np.nan, chances_ahead(others, thresholds, persons, sizes)
+        parts = (others >= thresholds[i : i + chunk, None] for i in range(0, count, chunk))
+        ahead = torch.cat([torch.from_numpy(part.astype(np.float32)) @ weights for part in parts])
+        ahead_images, ahead_persons = ahead.numpy().T
+        found = np.arange(1, count + 1)
+        precision = 100 * found / (found + ahead_images)
+        hopeful = thresholds[: np.count_nonzero(ahead_persons < limit)]
+        chances = chances_ahead(others, hopeful, persons, sizes)
+        return count, 1 + int(ahead_images[0]), precision.mean(), precision[-1], chances
+
+    def rank_chunk(start: int) -> tuple[npt.NDArray[np.generic], ...]:
         rows = slice(start, start + chunk)
-        similarities = _finite(similarity(rows), start)
-        people, cameras = query.person_ids[rows], query.camera_ids[rows]
-        found = []
-        for row, person, camera in zip(similarities, people, cameras, strict=True):
-            own = persons.images.get(int(person), np.empty(0, np.int64))
-            positives = own[gallery.camera_ids[own] != camera]
-            thresholds = np.sort(row[positives])[::-1] - tie
-            others = row.copy()
-            others[own] = -np.inf
-            found.append(_rank_query(others, thresholds, persons, cmc_length, chunk))
-        counts, best_rank, average_precision, inverse_penalty, chances = zip(*found, strict=True)
-        positives = np.array(counts)
-        single_shot = expected_cmc(chances, positives, cmc_length)
-        metrics = (np.array(each) for each in (best_rank, average_precision, inverse_penalty))
-        return positives > 0, single_shot, *metrics
+        similarities = torch.as_tensor(similarity(rows)).cpu().numpy()
+        if not (finite := np.isfinite(similarities).all(axis=1)).all():
+            row = start + int(np.argmin(finite))
+            raise InputError(f"similarities of query {row} hold NaN or infinity; all must be finite")
+        ids = query.person_ids[rows].tolist(), query.camera_ids[rows].tolist()
+        *metrics, chances = zip(*map(rank_query, similarities, *ids), strict=True)
+        positives, *others = map(np.array, metrics)
+        return positives > 0, expected_cmc(chances, positives, cmc_length), *others
 
     # Chunks side by side, one thread each: threads that share small operators wait for each other.
     threads = min(THREADS, usable_cores())
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        parts = pool.map(rank_rows, range(0, len(query.features), chunk))
-        return Ranking(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        parts = pool.map(rank_chunk, range(0, len(query.features), chunk))
+        return Ranking(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-class _Persons:
-    """The persons 0..J-1 of the gallery.
-
-    ``codes`` [G] says who each image shows, ``images`` has the rows of each person by id, and ``sizes`` [J]
-    how many there are to draw from: infinity for distractors. The rows of ``weights`` [2, G] add up to images
-    and to the mean number of persons in a single-shot gallery.
-    """
-
-    def __init__(self, gallery: Embeddings) -> None:
-        ids, self.codes, counts = np.unique(gallery.person_ids, return_inverse=True, return_counts=True)
-        rows = np.split(np.argsort(self.codes, kind="stable"), counts.cumsum()[:-1])
-        self.images = dict(zip(ids.tolist(), rows, strict=True))
-        self.sizes = np.where(ids == DISTRACTOR, np.inf, counts)
-        shares = 1 / self.sizes[self.codes]
-        self.weights = torch.from_numpy(np.stack([np.ones_like(shares), shares])).float()
-
-
-def _rank_query(
-    others: npt.NDArray[np.floating],
-    thresholds: npt.NDArray[np.floating],
-    persons: _Persons,
-    length: int,
-    chunk: int,
-) -> tuple[int, int, float, float, tuple[Floats, Integers]]:
-    """Number of positives, best rank, AP, INP and what ``chances_ahead`` finds for the hopeful positives.
-
-    Args:
-        others: [G] similarities, minus infinity where an image is of the query's person.
-        thresholds: [P], from the nearest positive to the farthest; an image at least as similar is ahead.
-        length: K.
-        chunk: positives at a time.
-    """
-    count = len(thresholds)
-    if not count:
-        return 0, 0, np.nan, np.nan, chances_ahead(others, thresholds, persons.codes, persons.sizes)
-    parts = (thresholds[start : start + chunk, None] for start in range(0, count, chunk))
-    ahead = (torch.from_numpy((others >= part).astype(np.float32)) @ persons.weights.T for part in parts)
-    images, people = torch.cat(list(ahead)).numpy().T
-    found = np.arange(1, count + 1)
-    precision = found / (found + images)
-    hopeful = thresholds[: np.count_nonzero(people < hopeless(length))]
-    chances = chances_ahead(others, hopeful, persons.codes, persons.sizes)
-    return count, 1 + int(images[0]), 100 * precision.mean(), 100 * precision[-1], chances
-
-
-def _cosine(query: Embeddings, gallery: Embeddings) -> Similarity:
-    dtype = np.result_type(query.features, gallery.features)
-    queries, features = (
-        torch.from_numpy(side.features.astype(dtype, copy=False)) for side in (query, gallery)
-    )
-    return lambda rows: queries[rows] @ features.T
-
-
-def _finite(values: npt.NDArray[np.floating] | torch.Tensor, start: int) -> npt.NDArray[np.floating]:
-    similarities = torch.as_tensor(values).cpu().numpy()
-    if not np.isfinite(similarities).all():
-        row = start + int(np.argmin(np.isfinite(similarities).all(axis=1)))
-        raise InputError(f"similarities of query {row} hold NaN or infinity; all must be finite")
-    return similarities
-
-
-def nearest(query: Embeddings, gallery: Embeddings, *, count: int = 5, chunk: int = 256) -> list[Integers]:
+def nearest(query: Embeddings, gallery: Embeddings, *, count: int = 5) -> list[Integers]:
     """The gallery rows nearest to each query, nearest first, without those of its person by its camera.
 
     Returns:
@@ -265,16 +225,19 @@ def nearest(query: Embeddings, gallery: Embeddings, *, count: int = 5, chunk: in
         InputError: as ``rank``, but a query needs no positive.
     """
     _check_pair(query, gallery)
-    _check_positive(count=count, chunk=chunk)
-    found: list[Integers] = []
-    for start in range(0, len(query.features), chunk):
-        rows = slice(start, start + chunk)
-        same_person = query.person_ids[rows, None] == gallery.person_ids
-        left_out = same_person & (query.camera_ids[rows, None] == gallery.camera_ids)
-        distances = np.where(left_out, np.inf, -(query.features[rows] @ gallery.features.T))  # [chunk, G]
-        for row, kept in zip(distances, (~left_out).sum(axis=1), strict=True):
-            found.append(np.argsort(row, kind="stable")[: min(count, kept)])
+    found = []
+    for feature, person, camera in zip(query.features, query.person_ids, query.camera_ids, strict=True):
+        kept = np.flatnonzero((gallery.person_ids != person) | (gallery.camera_ids != camera))
+        found.append(kept[np.argsort(-(gallery.features @ feature)[kept], kind="stable")[:count]])
     return found
+
+
+def _cosine(query: Embeddings, gallery: Embeddings) -> Similarity:
+    dtype = np.result_type(query.features, gallery.features)
+    queries, features = (
+        torch.from_numpy(side.features.astype(dtype, copy=False)) for side in (query, gallery)
+    )
+    return lambda rows: queries[rows] @ features.T
 
 
 def _check_pair(query: Embeddings, gallery: Embeddings) -> None:
@@ -307,17 +270,3 @@ def _check(name: str, embeddings: Embeddings) -> None:
         raise InputError(
             f"{name} features have norm {norms[worst]:.3g} in row {worst}; L2-normalise them to 1"
         )
-
-
-def _check_valid(valid: Mask) -> None:
-    if not valid.any():
-        raise InputError(
-            f"none of {len(valid)} queries has a gallery image of its person by another camera; "
-            "at least one must: check person_id and camera_id of the query and gallery tables"
-        )
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise InputError(f"{name} = {value}; give at least 1")
