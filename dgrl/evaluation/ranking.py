@@ -5,13 +5,11 @@ least as near. Memory is O(chunk x gallery) whatever the number of queries.
 
 The protocol is Market-1501's: gallery images of the query's person by the query's camera are left out for
 that query, and a query is valid if a positive is left. Distractors (person id -1: nobody's image) can come
-before a positive in the whole gallery, but a single-shot gallery has one image per person and so none of
-them. Junk rows must not be in the gallery.
+before a positive in the whole gallery, but none is in a single-shot one. Junk must not be in the gallery.
 
-Ties are decided against the model: an image of somebody else exactly as near as a positive ranks before
-it, so a collapsed model scores nothing. "Exactly" is within ``TIE``, unless another tolerance is asked for,
-because a matrix product rounds the same dot product differently in different blocks. Positives tied with each
-other count one after another.
+Ties are decided against the model: an image of somebody else as near as a positive ranks before it, so a
+collapsed model scores nothing. As near is within ``TIE``: a matrix product rounds the same dot product
+differently in different blocks. Positives tied with each other count one after another.
 
 Percent everywhere: 0 to 100.
 """
@@ -25,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from dgrl.errors import InputError
-from dgrl.evaluation.single_shot import Floats, Integers, chances_ahead, expected_cmc, hopeless
+from dgrl.evaluation.single_shot import Chances, Floats, Integers, Row, chances_ahead, expected_cmc, hopeless
 from dgrl.parallel.processes import usable_cores
 
 DISTRACTOR = -1  # person id of gallery images that show nobody of interest
@@ -59,8 +57,7 @@ class Ranking:
 
     Args:
         valid: [Q] bool, whether the gallery holds a positive for the query. Elsewhere NaN, or rank 0.
-        single_shot: [Q, K] float64 percent, the chance that the person is within the first k = 1..K when
-            the gallery has one image per person, over all draws of that gallery.
+        single_shot: [Q, K] float64 percent, the chance of a rank within k = 1..K in a single-shot gallery.
         best_rank: [Q] int64, the rank of the nearest positive in the whole gallery, from 1.
         average_precision: [Q] float64 percent.
         inverse_penalty: [Q] float64 percent, positives over the rank of the hardest one (INP).
@@ -104,14 +101,7 @@ class Ranking:
         return float(self.inverse_penalty[self.valid].mean())
 
     def select(self, chosen: Mask) -> "Ranking":
-        """The same metrics for some of the queries only, such as those of one factor.
-
-        Args:
-            chosen: [Q] bool.
-
-        Raises:
-            InputError: if none of them is valid.
-        """
+        """Some of the queries only, ``chosen`` [Q] bool; an InputError if none of them is valid."""
         return Ranking(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
     def metrics(self, ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
@@ -167,20 +157,20 @@ def rank(
     _check_pair(query, gallery)
     if not (cmc_length > 0 and chunk > 0 and tie >= 0):
         raise InputError(f"cmc_length = {cmc_length}, chunk = {chunk}, tie = {tie}; give at least 1, 1 and 0")
-    similarity = similarity or _cosine(query, gallery)
+    dtype = np.result_type(query.features, gallery.features)
+    left, right = (torch.from_numpy(side.features.astype(dtype, copy=False)) for side in (query, gallery))
+    similarity = similarity or (lambda rows: left[rows] @ right.T)
     ids, persons, counts = np.unique(gallery.person_ids, return_inverse=True, return_counts=True)
     by_person = np.split(np.argsort(persons, kind="stable"), counts.cumsum()[:-1])
     images = dict(zip(ids.tolist(), by_person, strict=True))
     sizes = np.where(ids == DISTRACTOR, np.inf, counts)
-    # Their products with who is ahead: images, and persons of a single-shot gallery in the mean
+    # The products of these with what is ahead: images; persons in a single-shot gallery, in the mean
     weights = torch.from_numpy(np.stack([np.ones(len(persons)), 1 / sizes[persons]])).float().T
     limit = hopeless(cmc_length)
     most = counts[ids != DISTRACTOR].max(initial=1)
     chunk = max(1, min(chunk, CHUNK_CELLS // int(max(len(persons), most * len(ids)))))
 
-    def rank_query(
-        row: npt.NDArray[np.floating], person: int, camera: int
-    ) -> tuple[int, int, float, float, tuple[Floats, Integers]]:
+    def rank_query(row: Row, person: int, camera: int) -> tuple[int, int, float, float, Chances]:
         own = images.get(person, np.empty(0, np.int64))
         thresholds = np.sort(row[own[gallery.camera_ids[own] != camera]])[::-1] - tie
         others = row.copy()
@@ -203,10 +193,10 @@ def rank(
         if not (finite := np.isfinite(similarities).all(axis=1)).all():
             row = start + int(np.argmin(finite))
             raise InputError(f"similarities of query {row} hold NaN or infinity; all must be finite")
-        ids = query.person_ids[rows].tolist(), query.camera_ids[rows].tolist()
-        *metrics, chances = zip(*map(rank_query, similarities, *ids), strict=True)
-        positives, *others = map(np.array, metrics)
-        return positives > 0, expected_cmc(chances, positives, cmc_length), *others
+        shown = query.person_ids[rows].tolist(), query.camera_ids[rows].tolist()
+        *metrics, chances = zip(*map(rank_query, similarities, *shown), strict=True)
+        positives, *multi_shot = map(np.array, metrics)
+        return positives > 0, expected_cmc(chances, positives, cmc_length), *multi_shot
 
     # Chunks side by side, one thread each: threads that share small operators wait for each other.
     threads = min(THREADS, usable_cores())
@@ -232,14 +222,6 @@ def nearest(query: Embeddings, gallery: Embeddings, *, count: int = 5) -> list[I
     return found
 
 
-def _cosine(query: Embeddings, gallery: Embeddings) -> Similarity:
-    dtype = np.result_type(query.features, gallery.features)
-    queries, features = (
-        torch.from_numpy(side.features.astype(dtype, copy=False)) for side in (query, gallery)
-    )
-    return lambda rows: queries[rows] @ features.T
-
-
 def _check_pair(query: Embeddings, gallery: Embeddings) -> None:
     _check("query", query)
     _check("gallery", gallery)
@@ -262,11 +244,7 @@ def _check(name: str, embeddings: Embeddings) -> None:
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))
     if not np.isfinite(norms).all():
         row = int(np.argmin(np.isfinite(norms)))
-        raise InputError(
-            f"{name} features hold NaN or infinity in row {row}; all must be finite: check the model"
-        )
+        raise InputError(f"{name} features hold NaN or infinity in row {row}; check the model")
     worst = int(np.argmax(np.abs(norms - 1)))
     if abs(norms[worst] - 1) > 1e-2:
-        raise InputError(
-            f"{name} features have norm {norms[worst]:.3g} in row {worst}; L2-normalise them to 1"
-        )
+        raise InputError(f"{name} features have norm {norms[worst]:.3g} in row {worst}; L2-normalise them")

@@ -12,6 +12,8 @@ from scipy.special import gammainccinv
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Row = npt.NDArray[np.floating]  # similarities of a query
+Chances = tuple[Floats, Integers]  # what ``chances_ahead`` returns
 
 NEGLIGIBLE = 1e-12  # a chance that is as good as none
 
@@ -24,9 +26,7 @@ def hopeless(length: int) -> float:
     return float(gammainccinv(length, NEGLIGIBLE))
 
 
-def chances_ahead(
-    row: npt.NDArray[np.floating], thresholds: npt.NDArray[np.floating], persons: Integers, sizes: Floats
-) -> tuple[Floats, Integers]:
+def chances_ahead(row: Row, thresholds: Row, persons: Integers, sizes: Floats) -> Chances:
     """The chances of other persons to be ahead of the positives of a query, without those that are 0.
 
     Args:
@@ -46,7 +46,7 @@ def chances_ahead(
     return chances[chances > 0], np.count_nonzero(chances, axis=1)
 
 
-def expected_cmc(found: Sequence[tuple[Floats, Integers]], positives: Integers, length: int) -> Floats:
+def expected_cmc(found: Sequence[Chances], positives: Integers, length: int) -> Floats:
     """The mean of P(rank <= k) over the positives of each of c queries, for k = 1..length.
 
     The distribution of the number of persons ahead is built one person at a time, for all positives at once,
