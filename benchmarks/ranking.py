@@ -23,14 +23,13 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from measure import best, in_a_child, peak, resident, timed
 
-from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, _Rivals, rank
+from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, rank
 from dgrl.random import named_generator
 
 Matrix = npt.NDArray[np.float32]
@@ -151,10 +150,8 @@ def rank_file(root: Path, where: str) -> Path:
 def compare(peers: list[Peer], product: Product, spread: float, *, python: bool) -> None:
     query, gallery = market_like(spread)
     ours, ranking = best(lambda: rank(query, gallery))
-    with patch("dgrl.evaluation.ranking._rivals", no_rivals):
-        without, _ = best(lambda: rank(query, gallery))
     print(f"spread {spread}: {metrics(ranking)}")
-    print(f"  ours {ours:.2f} s, {without:.2f} s without the single-shot CMC")
+    print(f"  ours {ours:.2f} s")
     features, others = (torch.from_numpy(side.features) for side in (query, gallery))
     multiplying, distances = best(lambda: np.asarray(product(features, others, "cosine")))
     same = rank(query, gallery, similarity=lambda rows: -distances[rows], cmc_length=LENGTH, tie=0)
@@ -166,17 +163,8 @@ def compare(peers: list[Peer], product: Product, spread: float, *, python: bool)
         seconds += multiplying
         apart = np.abs(expected[: len(found)] - found).max()
         print(f"  {peer.name}, {kind}, {seconds:.2f} s, of which distances {multiplying:.2f} s: ", end="")
-        print(
-            f"{seconds / ours:.1f} times ours, {seconds / without:.1f} times without the single-shot CMC; ",
-            end="",
-        )
+        print(f"{seconds / ours:.1f} times ours; ", end="")
         print(f"metrics, from 0 to 1, differ by {apart:.0e} at most")
-
-
-def no_rivals(distances: torch.Tensor, *_: object) -> _Rivals:
-    """Leaves the single-shot CMC nothing to do."""
-    nothing = torch.empty(0, dtype=torch.int64)
-    return _Rivals(nothing, nothing, distances.new_full((len(distances), 1), -torch.inf))
 
 
 def report_memory(make: Callable[..., tuple[Embeddings, Embeddings]], *args: float) -> None:

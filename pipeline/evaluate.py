@@ -13,7 +13,7 @@ import torch
 
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import DISTRACTOR as NOBODY
-from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank, single_shot_draws
+from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank
 from dgrl.evaluation.rerank import KReciprocal
 from dgrl.extractor import Extractor
 from dgrl.files import atomic_folder
@@ -50,10 +50,9 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
     query, gallery = _embed(extractor(model), query_bank, gallery_bank)
     ranking = rank(query, gallery, cmc_length=params.evaluate.cmc_length)
     metrics = _metrics(ranking, query_bank.keys)
-    if params.evaluate.single_shot_draws:
-        metrics |= _drawn(query, gallery, params)
     if params.evaluate.rerank:
-        metrics |= _reranked(query, gallery, params)
+        reranked = rank(query, gallery, similarity=KReciprocal(query.features, gallery.features))
+        metrics |= {f"rerank.{name}": value for name, value in reranked.metrics().items()}
     if params.evaluate.untrained:
         random = extractor(_untrained(model_params, params))
         untrained = rank(*_embed(random, query_bank, gallery_bank))
@@ -96,32 +95,9 @@ def _metrics(ranking: Ranking, query_keys: pd.DataFrame) -> dict[str, float]:
     metrics = ranking.metrics()
     for factor in sorted(set(query_keys.factor)):
         chosen = query_keys.factor.to_numpy() == factor
-        if ranking.counted[chosen].any():
+        if ranking.valid[chosen].any():
             metrics[f"factor{factor}.rank1"] = ranking.select(chosen).metrics()["rank1"]
     return metrics
-
-
-def _drawn(query: Embeddings, gallery: Embeddings, params: Params) -> dict[str, float]:
-    options = params.evaluate
-    mean, std = single_shot_draws(query, gallery, draws=options.single_shot_draws, seed=options.seed)
-    return {
-        f"drawn.rank{k}{suffix}": float(values[k - 1])
-        for k in (1, 5, 10)
-        for suffix, values in (("", mean), ("_std", std))
-    }
-
-
-def _reranked(query: Embeddings, gallery: Embeddings, params: Params) -> dict[str, float]:
-    options = params.evaluate
-    similarity = KReciprocal(
-        query.features,
-        gallery.features,
-        k1=options.rerank_k1,
-        k2=options.rerank_k2,
-        weight=options.rerank_lambda,
-    )
-    ranking = rank(query, gallery, similarity=similarity)
-    return {f"rerank.{name}": value for name, value in ranking.metrics().items()}
 
 
 def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:

@@ -101,9 +101,22 @@ def test_the_metrics_are_those_of_the_papers_distances() -> None:
     assert metrics["mAP"] == pytest.approx(100 * np.mean(precisions))
 
 
-def test_equal_images_are_neighbours_of_themselves() -> None:
-    same = np.tile(crowd(0, 1), (40, 1))
-    assert np.isfinite(KReciprocal(same[:10], same[10:], k1=5, k2=2)(slice(None))).all()
+@pytest.mark.parametrize("features", [crowd(0, 1), np.eye(1, 6, dtype=np.float32)])
+def test_a_collapsed_model_scores_nothing(features: npt.NDArray[np.float32]) -> None:
+    """Equal features make a tie, whatever rounding makes of them."""
+    persons = np.arange(40) % 10
+    query, gallery = (
+        Embeddings(np.tile(features, (count, 1)), persons[:count], np.full(count, camera))
+        for camera, count in enumerate((10, 40))
+    )
+    similarity = KReciprocal(query.features, gallery.features, k1=5, k2=2)
+    np.testing.assert_array_equal(similarity(slice(2, 9)), np.zeros((7, 40)))
+    assert (rank(query, gallery, similarity=similarity).best_rank == 37).all()
+
+
+def test_some_equal_images_keep_the_similarities_finite() -> None:
+    images = np.concatenate([np.tile(crowd(0, 1), (40, 1)), crowd(1, 10)])
+    assert np.isfinite(KReciprocal(images[:10], images[10:], k1=5, k2=2)(slice(None))).all()
 
 
 def test_no_matrix_of_all_images_by_all_is_held() -> None:

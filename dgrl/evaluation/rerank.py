@@ -5,6 +5,9 @@ github.com/zhunzhong07/person-re-ranking. Section and equation numbers are their
 
 No N x N matrix is ever held: neighbours are found chunk by chunk, and all that follows (neighbourhoods, their
 expansion, the encoding) is sparse, a few dozen entries a row.
+
+Images nearer than rounding have the distance 0; which of more than k1 equal ones are neighbours is arbitrary.
+If all images are equal there are no neighbours to speak of: all similarities are 0, a tie of everything.
 """
 
 import numpy as np
@@ -12,6 +15,9 @@ import numpy.typing as npt
 from scipy.sparse import csc_array, csr_array
 
 from dgrl.errors import InputError
+
+K1, K2, LAMBDA = 20, 6, 0.3  # the paper's
+ROUNDING = 1e-6  # of a squared distance: what is nearer is equal
 
 Features = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -37,9 +43,9 @@ class KReciprocal:
         query: Features,
         gallery: Features,
         *,
-        k1: int = 20,
-        k2: int = 6,
-        weight: float = 0.3,
+        k1: int = K1,
+        k2: int = K2,
+        weight: float = LAMBDA,
         chunk: int = 256,
     ) -> None:
         features = np.concatenate([query, gallery])
@@ -49,6 +55,8 @@ class KReciprocal:
                 "choose 1 <= k2 <= k1 < images"
             )
         neighbours, farthest = _neighbours(features, k1 + 1, chunk)
+        self._all_equal = not farthest.any()
+        farthest[farthest == 0] = 1
         encoding = _encode(_expanded(neighbours, k1), features, farthest)
         if k2 > 1:
             encoding = _members(neighbours[:, :k2]) @ encoding / k2  # local query expansion, eq. 11
@@ -59,6 +67,8 @@ class KReciprocal:
 
     def __call__(self, rows: slice) -> Features:
         """Minus the final distance (eq. 12) of some queries to the whole gallery: [rows, G] float32."""
+        if self._all_equal:
+            return np.zeros((len(self._query[rows]), len(self._gallery)), np.float32)
         original = _distances(self._query[rows], self._gallery) / self._farthest[rows, None]
         jaccard = np.stack([self._jaccard(row) for row in range(*rows.indices(len(self._query)))])
         return np.asarray((self._weight - 1) * jaccard - self._weight * original, np.float32)
@@ -89,7 +99,9 @@ def _neighbours(features: Features, count: int, chunk: int) -> tuple[Integers, n
 
 def _distances(x: Features, y: Features) -> npt.NDArray[np.float32]:
     """Squared Euclidean distances of rows of unit length."""
-    return np.asarray(2 - 2 * (x @ y.T))
+    distances = np.asarray(2 - 2 * (x @ y.T))
+    distances[distances < ROUNDING] = 0
+    return distances
 
 
 def _expanded(neighbours: Integers, k1: int) -> csr_array:
