@@ -356,3 +356,24 @@ def test_what_a_killed_run_left_is_not_in_the_next_one(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "folder") as building:
         (building / "fresh").touch()
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["fresh"]
+
+
+@pytest.mark.parametrize(
+    "fault", ["lacks the column factor", "unknown column more", "column factor is", "nulls"]
+)
+def test_a_table_of_another_schema_is_refused(fault: str, tmp_path: Path) -> None:
+    write_table(tmp_path / "t", rows(3))
+    path = shards(tmp_path / "t")[0]
+    table = pq.read_table(path)
+    at = table.column_names.index("factor")
+    if "lacks" in fault:
+        table = table.drop_columns(["factor"])
+    elif "more" in fault:
+        table = table.append_column("more", pa.array([1, 2, 3]))
+    else:
+        values = pa.array([1, 2, 3]) if "is" in fault else pa.array([1, None, 3], pa.int8())
+        table = table.set_column(at, "factor", values)
+    pq.write_table(table, path)
+    for read in (read_keys, lambda folder: list(read_rows(folder))):
+        with pytest.raises(InputError, match=fault):
+            read(tmp_path / "t")
