@@ -1,16 +1,37 @@
 """Decoding, encoding and identifying images. Everywhere an image is uint8 RGB, [H, W, 3]."""
 
 import hashlib
+import io
+import struct
+import warnings
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
+import simplejpeg
 
 from dgrl.errors import InputError
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged image is an InputError
 
+warnings.filterwarnings("ignore", module=r"PIL\.")
+PIL.Image.MAX_IMAGE_PIXELS = None  # ours is stricter, and names the file
+
 Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+MAX_PIXELS = 64 * 2**20
+_FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM"]
+_PROBLEMS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    TypeError,
+    KeyError,
+    struct.error,
+    UserWarning,
+)
 
 
 def decode(data: bytes, name: str) -> Image:
@@ -21,13 +42,45 @@ def decode(data: bytes, name: str) -> Image:
         name: what to call the image in an error message.
 
     Raises:
-        InputError: if the bytes are not a whole image.
+        InputError: if the bytes are not a whole image, or it has more than ``MAX_PIXELS`` pixels.
     """
-    encoded = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    _check(data, name)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{name} is not a readable image; restore the file from its source")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _check(data: bytes, name: str) -> None:
+    """Refuse what OpenCV would decode in part, or into more memory than there is."""
+    try:
+        check = _check_jpeg if data.startswith(b"\xff\xd8") else _check_other
+        width, height = check(data)
+    except _PROBLEMS:
+        raise InputError(f"{name} is not a readable image; restore the file from its source") from None
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name} has {width}x{height} pixels, over the limit of {MAX_PIXELS}; make it smaller"
+        )
+
+
+def _check_jpeg(data: bytes) -> tuple[int, int]:
+    """Width and height; ValueError where libjpeg warns (a premature end), which Pillow and OpenCV ignore."""
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    if width * height <= MAX_PIXELS:
+        space = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
+        simplejpeg.decode_jpeg(
+            data, colorspace=space, min_height=1, min_width=1, min_factor=8
+        )  # an eighth: fast
+    return width, height
+
+
+def _check_other(data: bytes) -> tuple[int, int]:
+    """Width and height; an error of ``_PROBLEMS`` where the file is cut."""
+    with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+        if file.width * file.height <= MAX_PIXELS:
+            file.load()
+        return file.size
 
 
 def encode_png(image: Image) -> bytes:

@@ -164,12 +164,31 @@ def read_keys(source: Path) -> pd.DataFrame:
 def _read(path: Path, *, images: bool = True) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
+            _check_schema(path, file.schema_arrow)
             columns = [name for name in file.schema_arrow.names if images or name != "image"]
-            return file.read(columns)
-    except (pa.ArrowInvalid, OSError) as error:
+            table = file.read(columns)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro"
         ) from None
+    for name in table.column_names:
+        if name != "psnr" and table[name].null_count:
+            raise InputError(f"{path} has nulls in the column {name}; delete it and run dvc repro")
+    return table
+
+
+def _check_schema(path: Path, found: pa.Schema) -> None:
+    for field in IMAGES:
+        if field.name not in found.names:
+            raise InputError(f"{path} lacks the column {field.name}; delete it and run dvc repro")
+    for field in found:
+        if field.name not in SR_IMAGES.names:
+            raise InputError(f"{path} has an unknown column {field.name}; delete it and run dvc repro")
+        allowed = SR_IMAGES.field(field.name).type
+        if field.type != allowed:
+            raise InputError(
+                f"{path}: the column {field.name} is {field.type}, not {allowed}; delete it and run dvc repro"
+            )
 
 
 def _batches(rows: Iterable[ImageRow], size: int) -> Iterator[list[ImageRow]]:

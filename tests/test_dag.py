@@ -30,7 +30,8 @@ LAYERS = [  # each may import those before it, and its own
     {"parallel"},
     {"datasets", "mlr", "image_bank"},
     {"model"},
-    {"weights", "superres", "evaluation", "report"},
+    {"weights"},
+    {"superres", "evaluation", "report"},
     {"training", "extractor"},
 ]
 

@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dgrl.errors import InputError
 from dgrl.random import named_generator
 from dgrl.training.batches import Batches
-from dgrl.training.checkpoint import load_checkpoint
 from dgrl.training.distributed import ALONE, Ranks, launch, ranks
 from dgrl.training.params import TrainParams
 from dgrl.training.trainer import train
+from dgrl.weights.checkpoint import load_checkpoint
 
 # A small learning rate: without batch norms the loss would grow a million times, and so its rounding.
 PARAMS = train_params(epochs=7, learning_rate=1e-4, clip_norm=10.0, ema_decay=0.9)

@@ -21,7 +21,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 path, tensors = Path(sys.argv[1]), {"a": torch.zeros(20000)}
 try:
     if path.suffix == ".pt":
-        from dgrl.training.checkpoint import save_checkpoint
+        from dgrl.weights.checkpoint import save_checkpoint
         save_checkpoint(path, tensors)
     elif path.suffix == ".npy":
         from dgrl.image_bank import load_bank

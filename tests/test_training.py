@@ -16,10 +16,10 @@ from dgrl.model.losses import loss_terms
 from dgrl.model.network import DGRL
 from dgrl.model.params import LossParams, ModelParams
 from dgrl.training.batches import Batches
-from dgrl.training.checkpoint import load_checkpoint
 from dgrl.training.distributed import ALONE, Ranks
 from dgrl.training.params import AugmentParams, TrainParams
 from dgrl.training.trainer import DivergedError, Losses, Run, Schedule, train
+from dgrl.weights.checkpoint import load_checkpoint
 from dgrl.weights.initial import build
 from dgrl.weights.published import load_model, save_model
 

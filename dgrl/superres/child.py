@@ -32,7 +32,7 @@ from dgrl.parallel.processes import die_with_parent
 from dgrl.random import named_generator
 from dgrl.superres.params import LESS_MEMORY
 from dgrl.tables import read_rows
-from dgrl.training.checkpoint import load_checkpoint, save_checkpoint
+from dgrl.weights.checkpoint import load_checkpoint, save_checkpoint
 
 _EXACT = 100.0  # dB for equal images, so that a mean stays finite; as in upscale
 

@@ -15,10 +15,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from dgrl.errors import InputError
 from dgrl.progress import progress
 from dgrl.training.batches import Batches
-from dgrl.training.checkpoint import load_checkpoint, save_checkpoint
 from dgrl.training.compiled import compile_network, trial_step
 from dgrl.training.distributed import ALONE, Ranks
 from dgrl.training.params import TrainParams
+from dgrl.weights.checkpoint import load_checkpoint, save_checkpoint
 
 Log = Callable[[int, Mapping[str, float]], None]  # step, metrics
 Losses = Callable[[Any, Tensor], dict[str, Tensor]]  # a network's output, class of each pair: terms
