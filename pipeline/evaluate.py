@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dgrl.evaluation.evaluate import curves, evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
-from dgrl.evaluation.ranking import DISTRACTOR as NOBODY
 from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank
-from dgrl.evaluation.rerank import KReciprocal
 from dgrl.extractor import Extractor
 from dgrl.files import atomic_folder
 from dgrl.image_bank import ImageBank, load_bank
@@ -24,7 +23,7 @@ from dgrl.parallel.device import default_workers
 from dgrl.random import named_seed
 from dgrl.report.render import Example, Match, choose_examples, render
 from dgrl.report.sheets import write_sheets
-from dgrl.tables import DISTRACTOR, ImageRow, read_rows
+from dgrl.tables import ImageRow, read_rows
 from dgrl.weights.published import load_model
 from pipeline.params import Params, as_scalar
 from pipeline.paths import Paths
@@ -48,11 +47,7 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         workers=workers or default_workers(),
     )
     query, gallery = _embed(extractor(model), query_bank, gallery_bank)
-    ranking = rank(query, gallery, cmc_length=params.evaluate.cmc_length)
-    metrics = _metrics(ranking, query_bank.keys)
-    if params.evaluate.rerank:
-        reranked = rank(query, gallery, similarity=KReciprocal(query.features, gallery.features))
-        metrics |= {f"rerank.{name}": value for name, value in reranked.metrics().items()}
+    ranking, metrics = evaluate_embeddings(query, gallery, query_bank.keys.factor.to_numpy(), params.evaluate)
     if params.evaluate.untrained:
         random = extractor(_untrained(model_params, params))
         untrained = rank(*_embed(random, query_bank, gallery_bank))
@@ -61,7 +56,7 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
     with atomic_folder(paths.eval) as folder:
         written = {dataset: _nested(metrics) | {"options": options}}
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
-        _curves(ranking).to_csv(folder / "cmc.csv", index=False)
+        curves(ranking).to_csv(folder / "cmc.csv", index=False)
         examples = _examples(paths, ranking, query, gallery, params.evaluate.examples)
         write_sheets(folder / "ranked", examples)
         cmc = ranking.single_shot_cmc.tolist()
@@ -74,30 +69,15 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
 
 
 def _embed(extractor: Extractor, query: ImageBank, gallery: ImageBank) -> tuple[Embeddings, Embeddings]:
-    """Queries through the SR stem, gallery through the HR stem (III-B), with common integer codes."""
-    keys = pd.concat([query.keys, gallery.keys])
-    persons = pd.factorize(keys.person_id, sort=True)[0]
-    persons[(keys.subset == DISTRACTOR).to_numpy()] = NOBODY
-    cameras = pd.factorize(keys.camera_id, sort=True)[0]
-    cut = len(query)
-    return (
-        Embeddings(extractor.embed_tensor(query.images, "sr"), persons[:cut], cameras[:cut]),
-        Embeddings(extractor.embed_tensor(gallery.images, "hr"), persons[cut:], cameras[cut:]),
-    )
+    """Queries through the SR stem, gallery through the HR stem (III-B)."""
+    query_features = extractor.embed_tensor(query.images, "sr")
+    gallery_features = extractor.embed_tensor(gallery.images, "hr")
+    return with_keys(query_features, query.keys, gallery_features, gallery.keys)
 
 
 def _untrained(model_params: ModelParams, params: Params) -> DGRL:
     torch.manual_seed(named_seed("untrained", params.evaluate.seed))
     return DGRL(model_params, persons=1)
-
-
-def _metrics(ranking: Ranking, query_keys: pd.DataFrame) -> dict[str, float]:
-    metrics = ranking.metrics()
-    for factor in sorted(set(query_keys.factor)):
-        chosen = query_keys.factor.to_numpy() == factor
-        if ranking.valid[chosen].any():
-            metrics[f"factor{factor}.rank1"] = ranking.select(chosen).metrics()["rank1"]
-    return metrics
 
 
 def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
@@ -126,11 +106,6 @@ def _nested(metrics: dict[str, float]) -> dict[str, Any]:
             inner = inner.setdefault(part, {})
         inner[last] = round(value, 4)
     return nested
-
-
-def _curves(ranking: Ranking) -> pd.DataFrame:
-    single, multi = ranking.single_shot_cmc, ranking.cmc
-    return pd.DataFrame({"rank": np.arange(1, len(single) + 1), "single_shot": single, "multi_shot": multi})
 
 
 def _examples(
