@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run the command line, or the stage inputs, which runs each time and so imports little."""
     try:
-        if sys.argv[1:] == ["inputs"]:
+        if sys.argv[1:2] == ["inputs"]:
             from pipeline.inputs import main as run
         else:
             from pipeline.cli import main as run

@@ -15,35 +15,42 @@ from typing import Any
 from dgrl.errors import InputError
 from dgrl.files import atomic_file, sha256
 from pipeline.params_file import read_yaml
-from pipeline.paths import dropped, outside
+from pipeline.paths import Paths, dropped, outside
 
-OUTPUT = Path("data/inputs")
 Memo = dict[str, list[Any]]  # path: its state when it was last read, and its digest
 
 
-def inputs() -> None:
-    """Write ``data/inputs/<dataset>.json`` for each dataset, and ``data/inputs/weights.json``."""
-    params = read_yaml(Path("params.yaml"))
-    memo_file = Path(os.environ.get("DVC_ROOT", "."), ".work/digests.json")
+def inputs(dataset: str) -> None:
+    """Write ``data/<dataset>/inputs/source.json`` and ``weights.json``: digests by param.
+
+    Raises:
+        InputError: if params.yaml is no mapping of sections.
+    """
+    params, paths = read_yaml(Path("params.yaml")), Paths(dataset)
+    memo_file = Path(os.environ.get("DVC_ROOT", "."), f".work/digests-{dataset}.json")
     memo = _read_memo(memo_file)
     seen: Memo = {}
-    for dataset in params["datasets"]:
-        source = params["source"].get(dataset) or {}
-        named = {key: value for key, value in source.items() if isinstance(value, str) and key != "kind"}
-        files = {key: path for key, value in named.items() if (path := outside(value)).exists()}
-        if source.get("archive", "") is None and (archive := dropped(source.get("kind", dataset))):
-            files["archive"] = archive
-        _write(dataset, {key: _digest(path, memo, seen) for key, path in files.items()})
-    weights = outside(str(params["model"].get("weights")))
-    _write("weights", {"weights": _digest(weights, memo, seen)} if weights.is_file() else {})
+    source = _section(_section(params, "source"), dataset)
+    named = {key: value for key, value in source.items() if isinstance(value, str) and key != "kind"}
+    files = {key: path for key, value in named.items() if (path := outside(value)).exists()}
+    if source.get("archive", "") is None and (archive := dropped(source.get("kind", dataset))):
+        files["archive"] = archive
+    weights = outside(str(_section(params, "model").get("weights")))
+    _write(paths.inputs("source"), {key: _digest(path, memo, seen) for key, path in files.items()})
+    _write(paths.inputs("weights"), {"weights": _digest(weights, memo, seen)} if weights.is_file() else {})
     if seen != memo:
-        with atomic_file(memo_file) as file:
-            file.write_text(json.dumps(seen))
+        _write(memo_file, seen)
 
 
-def _write(name: str, digests: dict[str, str]) -> None:
-    with atomic_file(OUTPUT / f"{name}.json") as file:
-        file.write_text(json.dumps(digests, indent=1) + "\n")
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section; empty where there is none, of which the stage that reads it complains."""
+    section = values.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _write(path: Path, content: object) -> None:
+    with atomic_file(path) as file:
+        file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _digest(path: Path, memo: Memo, seen: Memo) -> str:
@@ -83,7 +90,7 @@ def _read_memo(file: Path) -> Memo:
 def main() -> None:
     """Run the stage; a user's mistake is one line on standard error and status 1."""
     try:
-        inputs()
+        inputs(sys.argv[2])
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)

@@ -66,6 +66,10 @@ class Paths:
     def eval(self) -> Path:
         return self.root / "eval"
 
+    def inputs(self, what: str) -> Path:
+        """Digests of what lies outside of the project: source or weights."""
+        return self.root / f"inputs/{what}.json"
+
     def mlr(self, table: str) -> Path:
         """Table train_hr, train_lr, query or gallery."""
         return self.root / "mlr" / table

@@ -1,0 +1,106 @@
+"""The stage inputs: digests that change when, and only when, what lies outside of the project does."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dgrl.files import sha256
+from pipeline.inputs import inputs
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    images = tmp_path / "images"
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(name.encode())
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    return tmp_path
+
+
+def digests(source: dict[str, Any], weights: str = "none") -> dict[str, Any]:
+    """What the stage writes for a set ``own``."""
+    params = {"datasets": ["own"], "source": {"own": source}, "model": {"weights": weights}}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    inputs("own")
+    return {
+        name: json.loads(Path(f"data/own/inputs/{name}.json").read_text()) for name in ("source", "weights")
+    }
+
+
+def test_a_file_has_its_sha256(project: Path) -> None:
+    found = digests({"kind": "viper", "archive": "../weights.pth"}, "../weights.pth")
+    expected = sha256(project / "weights.pth")
+    assert found == {"source": {"archive": expected}, "weights": {"weights": expected}}
+
+
+def test_names_that_are_no_files_have_no_digest(project: Path) -> None:
+    source = {"kind": "folder", "root": "../nowhere", "pattern": r"(?P<person_id>\\d+)", "table": None}
+    assert digests(source, "imagenet") == {"source": {}, "weights": {}}
+
+
+def remove(images: Path) -> None:
+    (images / "a/2.png").unlink()
+
+
+def rename(images: Path) -> None:
+    (images / "a/2.png").rename(images / "a/3.png")
+
+
+def swap(images: Path) -> None:
+    shutil.copy(images / "a/1.png", images / "a/2.png")
+
+
+def rewrite_with_the_same_times(images: Path) -> None:
+    file = images / "b/1.png"
+    times = file.stat()
+    file.write_bytes(b"B/1.png")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [remove, rename, swap, rewrite_with_the_same_times])
+def test_a_folder_that_changes_has_another_digest(project: Path, change: Callable[[Path], None]) -> None:
+    source = {"kind": "folder", "root": str(project / "images")}
+    before = digests(source)
+    assert digests(source) == before
+    change(project / "images")
+    assert digests(source) != before
+
+
+def test_the_digest_of_a_folder_is_that_of_its_content(project: Path) -> None:
+    before = digests({"root": str(project / "images")})
+    shutil.copytree(project / "images", project / "copy")
+    assert digests({"root": str(project / "copy")}) == before
+
+
+def test_an_archive_in_the_drop_folder_counts(project: Path) -> None:
+    source = {"kind": "viper", "archive": None}
+    assert digests(source)["source"] == {}
+    Path("data/drop").mkdir(parents=True)
+    Path("data/drop/VIPeR.v1.0.zip").write_bytes(b"zip")
+    assert digests(source)["source"] == {"archive": sha256(Path("data/drop/VIPeR.v1.0.zip"))}
+
+
+def test_a_queued_experiment_finds_the_files_of_the_project(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is a copy of what git tracks."""
+    expected = digests({}, "../weights.pth")["weights"]
+    (project / "queue/copy").mkdir(parents=True)
+    monkeypatch.chdir(project / "queue/copy")
+    monkeypatch.setenv("DVC_ROOT", str(project / "project"))
+    assert digests({}, "../weights.pth")["weights"] == expected
+
+
+@pytest.mark.parametrize("source", [None, [], 3, "text"])
+def test_wrong_sections_are_left_to_the_stage_that_reads_them(project: Path, source: Any) -> None:
+    assert digests(source) == {"source": {}, "weights": {}}
