@@ -47,7 +47,6 @@ _FIELDS = [
 _HUGGING_FACE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 
 IMAGES = pa.schema(_FIELDS, metadata=_HUGGING_FACE)
-SR_IMAGES = IMAGES.append(pa.field("psnr", pa.float64()))  # dB against the HR twin, null where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,6 @@ class ImageRow:
     pixel_sha256: str
     data: bytes
     path: str
-    psnr: float | None = None
 
     @classmethod
     def from_pixels(
@@ -78,7 +76,6 @@ class ImageRow:
         subset: str,
         factor: int,
         data: bytes | None = None,
-        psnr: float | None = None,
     ) -> "ImageRow":
         """A row for decoded ``pixels``, kept as ``data`` if given, else encoded as PNG."""
         return cls(
@@ -92,7 +89,6 @@ class ImageRow:
             pixel_sha256=pixel_sha256(pixels),
             data=encode_png(pixels) if data is None else data,
             path=path,
-            psnr=psnr,
         )
 
     def pixels(self) -> Image:
@@ -100,13 +96,12 @@ class ImageRow:
         return decode(self.data, f"{self.path} ({self.image_id})")
 
 
-def write_table(folder: Path, rows: Iterable[ImageRow], schema: pa.Schema = IMAGES) -> int:
+def write_table(folder: Path, rows: Iterable[ImageRow]) -> int:
     """Write ``rows`` as the shards of a table, all of them or none.
 
     Args:
         folder: the table; replaced if it exists.
         rows: consumed lazily, one shard in memory at a time.
-        schema: ``IMAGES`` or ``SR_IMAGES``.
 
     Returns:
         The number of rows.
@@ -114,19 +109,17 @@ def write_table(folder: Path, rows: Iterable[ImageRow], schema: pa.Schema = IMAG
     with atomic_folder(folder) as building:
         count = 0
         for index, shard in enumerate(_batches(rows, ROWS_PER_SHARD)):
-            write_shard(building / shard_name(index), shard, schema)
+            write_shard(building / shard_name(index), shard)
             count += len(shard)
     return count
 
 
-def write_shard(path: Path, rows: list[ImageRow], schema: pa.Schema = IMAGES) -> None:
+def write_shard(path: Path, rows: list[ImageRow]) -> None:
     """Write one Parquet file, whole or not at all."""
     columns: dict[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in KEYS}
     columns["image"] = [{"bytes": row.data, "path": row.path} for row in rows]
-    if "psnr" in schema.names:
-        columns["psnr"] = [row.psnr for row in rows]
     with atomic_file(path) as building:
-        pq.write_table(pa.table(columns, schema=schema), building, compression="zstd")
+        pq.write_table(pa.table(columns, schema=IMAGES), building, compression="zstd")
 
 
 def shard_name(index: int) -> str:
@@ -172,7 +165,7 @@ def _read(path: Path, *, images: bool = True) -> pa.Table:
             f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro"
         ) from None
     for name in table.column_names:
-        if name != "psnr" and table[name].null_count:
+        if table[name].null_count:
             raise InputError(f"{path} has nulls in the column {name}; delete it and run dvc repro")
     return table
 
@@ -182,9 +175,9 @@ def _check_schema(path: Path, found: pa.Schema) -> None:
         if field.name not in found.names:
             raise InputError(f"{path} lacks the column {field.name}; delete it and run dvc repro")
     for field in found:
-        if field.name not in SR_IMAGES.names:
+        if field.name not in IMAGES.names:
             raise InputError(f"{path} has an unknown column {field.name}; delete it and run dvc repro")
-        allowed = SR_IMAGES.field(field.name).type
+        allowed = IMAGES.field(field.name).type
         if field.type != allowed:
             raise InputError(
                 f"{path}: the column {field.name} is {field.type}, not {allowed}; delete it and run dvc repro"
