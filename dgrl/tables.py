@@ -42,7 +42,7 @@ _FIELDS = [
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
     pa.field("pixel_sha256", pa.string(), nullable=False),
-    pa.field("image", _IMAGE, nullable=False),
+    pa.field("image", _IMAGE),  # nullable, or Hugging Face datasets cannot cast it to an image
 ]
 _HUGGING_FACE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 

@@ -225,8 +225,10 @@ def test_rows_are_consumed_a_shard_at_a_time(tmp_path: Path, monkeypatch: pytest
 
 def test_the_schema_tells_hugging_face_that_the_column_is_an_image(tmp_path: Path) -> None:
     write_table(tmp_path / "t", rows(2))
-    metadata = pq.read_schema(shards(tmp_path / "t")[0]).metadata
-    assert json.loads(metadata[b"huggingface"])["info"]["features"]["image"]["_type"] == "Image"
+    schema = pq.read_schema(shards(tmp_path / "t")[0])
+    features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["image"]["_type"] == "Image"
+    assert schema.field("image").nullable  # as datasets' own type is; it cannot cast the column else
 
 
 def test_plain_pyarrow_and_pandas_read_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
