@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from dgrl import tables
 from dgrl.errors import InputError
 from dgrl.images import decode, encode_png, pixel_sha256
-from dgrl.tables import KEYS, ImageRow, read_keys, read_rows, shards, write_table
+from dgrl.tables import KEYS, ImageRow, read_keys, read_rows, shards, write_shard, write_table
 
 Pixels = npt.NDArray[np.uint8]
 PIXELS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=6).map(lambda shape: (*shape, 3)))
@@ -151,6 +151,42 @@ def test_a_table_gives_back_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(files(tmp_path / "t")) == expected == [path.name for path in shards(tmp_path / "t")]
 
 
+def sized(*sizes: int) -> list[ImageRow]:
+    return [replace(row, data=bytes(size)) for row, size in zip(rows(len(sizes)), sizes, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([50, 50, 1, 99, 1], [2, 2, 1]),  # 100 bytes fill a shard
+        ([99, 2, 98], [1, 2]),
+        ([500, 1, 500], [1, 1, 1]),  # an image above the bound has a shard of its own
+        ([1] * 9, [4, 4, 1]),
+    ],
+)
+def test_shards_and_row_groups_are_bounded_in_rows_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], expected: list[int]
+) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
+    monkeypatch.setattr(tables, "BYTES_PER_SHARD", 100)
+    written = sized(*sizes)
+    write_table(tmp_path / "t", iter(written))
+    assert [pq.read_metadata(path).num_rows for path in shards(tmp_path / "t")] == expected
+    write_shard(tmp_path / "part-0.parquet", written)
+    metadata = pq.read_metadata(tmp_path / "part-0.parquet")
+    groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert groups == expected
+    for source in (tmp_path / "t", tmp_path / "part-0.parquet"):
+        assert list(read_rows(source)) == written
+        assert list(read_keys(source).image_id) == [row.image_id for row in written]
+
+
+def test_a_shard_without_rows_can_be_read(tmp_path: Path) -> None:
+    write_shard(tmp_path / "part-0.parquet", [])
+    assert list(read_rows(tmp_path)) == []
+    assert list(read_keys(tmp_path).columns) == KEYS
+
+
 def test_one_shard_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
     write_table(tmp_path / "t", rows(10))
@@ -220,7 +256,7 @@ def test_rows_are_consumed_a_shard_at_a_time(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(tables, "write_shard", write_shard)
     write_table(tmp_path / "t", lazy())
-    assert on_disk == [2, 4, 5]
+    assert on_disk == [3, 5, 5]  # one row ahead: whether it fits is known by its size
 
 
 def test_the_schema_tells_hugging_face_that_the_column_is_an_image(tmp_path: Path) -> None:
