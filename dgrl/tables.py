@@ -20,6 +20,7 @@ Columns have one meaning everywhere:
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from dgrl.files import atomic_file, atomic_folder
 from dgrl.images import Image, decode, encode_png, pixel_sha256
 
 ROWS_PER_SHARD = 1024
+BYTES_PER_SHARD = 256 * 2**20  # of encoded images; pyarrow reads no row group with 2 GiB of them
 DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery images of nobody; images to be ignored
 KEYS = ["image_id", "person_id", "camera_id", "subset", "factor", "width", "height", "pixel_sha256"]
 
@@ -42,12 +44,11 @@ _FIELDS = [
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
     pa.field("pixel_sha256", pa.string(), nullable=False),
-    pa.field("image", _IMAGE, nullable=False),
+    pa.field("image", _IMAGE),  # nullable, or Hugging Face datasets cannot cast it to an image
 ]
 _HUGGING_FACE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 
 IMAGES = pa.schema(_FIELDS, metadata=_HUGGING_FACE)
-SR_IMAGES = IMAGES.append(pa.field("psnr", pa.float64()))  # dB against the HR twin, null where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,6 @@ class ImageRow:
     pixel_sha256: str
     data: bytes
     path: str
-    psnr: float | None = None
 
     @classmethod
     def from_pixels(
@@ -78,7 +78,6 @@ class ImageRow:
         subset: str,
         factor: int,
         data: bytes | None = None,
-        psnr: float | None = None,
     ) -> "ImageRow":
         """A row for decoded ``pixels``, kept as ``data`` if given, else encoded as PNG."""
         return cls(
@@ -92,7 +91,6 @@ class ImageRow:
             pixel_sha256=pixel_sha256(pixels),
             data=encode_png(pixels) if data is None else data,
             path=path,
-            psnr=psnr,
         )
 
     def pixels(self) -> Image:
@@ -100,33 +98,33 @@ class ImageRow:
         return decode(self.data, f"{self.path} ({self.image_id})")
 
 
-def write_table(folder: Path, rows: Iterable[ImageRow], schema: pa.Schema = IMAGES) -> int:
+def write_table(folder: Path, rows: Iterable[ImageRow]) -> int:
     """Write ``rows`` as the shards of a table, all of them or none.
+
+    A shard ends at ``ROWS_PER_SHARD`` rows or before ``BYTES_PER_SHARD`` of images are exceeded.
 
     Args:
         folder: the table; replaced if it exists.
-        rows: consumed lazily, one shard in memory at a time.
-        schema: ``IMAGES`` or ``SR_IMAGES``.
+        rows: consumed lazily, one shard and one row in memory at a time.
 
     Returns:
         The number of rows.
     """
     with atomic_folder(folder) as building:
         count = 0
-        for index, shard in enumerate(_batches(rows, ROWS_PER_SHARD)):
-            write_shard(building / shard_name(index), shard, schema)
+        for index, shard in enumerate(_batches(rows)):
+            write_shard(building / shard_name(index), shard)
             count += len(shard)
     return count
 
 
-def write_shard(path: Path, rows: list[ImageRow], schema: pa.Schema = IMAGES) -> None:
-    """Write one Parquet file, whole or not at all."""
-    columns: dict[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in KEYS}
-    columns["image"] = [{"bytes": row.data, "path": row.path} for row in rows]
-    if "psnr" in schema.names:
-        columns["psnr"] = [row.psnr for row in rows]
-    with atomic_file(path) as building:
-        pq.write_table(pa.table(columns, schema=schema), building, compression="zstd")
+def write_shard(path: Path, rows: list[ImageRow]) -> None:
+    """Write one Parquet file, whole or not at all; its row groups end where shards of a table would."""
+    with atomic_file(path) as building, pq.ParquetWriter(building, IMAGES, compression="zstd") as writer:
+        for group in _batches(rows):
+            columns: dict[str, list[object]] = {name: [getattr(row, name) for row in group] for name in KEYS}
+            columns["image"] = [{"bytes": row.data, "path": row.path} for row in group]
+            writer.write_table(pa.table(columns, schema=IMAGES))
 
 
 def shard_name(index: int) -> str:
@@ -147,32 +145,40 @@ def shards(folder: Path) -> list[Path]:
 
 
 def read_rows(source: Path) -> Iterator[ImageRow]:
-    """The rows of a table (a folder) or of one shard (a file), a shard in memory at a time."""
+    """The rows of a table (a folder) or of one shard (a file), a row group in memory at a time."""
     for path in [source] if source.is_file() else shards(source):
-        for values in _read(path).to_pylist():
-            image = values.pop("image")
-            yield ImageRow(**values, data=image["bytes"], path=image["path"])
+        with _open(path) as file:
+            for group in range(file.num_row_groups):
+                for values in _whole(path, file.read_row_group(group)).to_pylist():
+                    image = values.pop("image")
+                    yield ImageRow(**values, data=image["bytes"], path=image["path"])
 
 
 def read_keys(source: Path) -> pd.DataFrame:
     """Every column of a table (a folder) or of one shard (a file) but the images."""
     paths = [source] if source.is_file() else shards(source)
-    parts: list[pd.DataFrame] = [_read(path, images=False).to_pandas() for path in paths]
+    parts: list[pd.DataFrame] = []
+    for path in paths:
+        with _open(path) as file:
+            parts.append(_whole(path, file.read(KEYS)).to_pandas())
     return pd.concat(parts, ignore_index=True)
 
 
-def _read(path: Path, *, images: bool = True) -> pa.Table:
+@contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(path, file.schema_arrow)
-            columns = [name for name in file.schema_arrow.names if images or name != "image"]
-            table = file.read(columns)
+            yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro"
         ) from None
+
+
+def _whole(path: Path, table: pa.Table) -> pa.Table:
     for name in table.column_names:
-        if name != "psnr" and table[name].null_count:
+        if table[name].null_count:
             raise InputError(f"{path} has nulls in the column {name}; delete it and run dvc repro")
     return table
 
@@ -182,21 +188,23 @@ def _check_schema(path: Path, found: pa.Schema) -> None:
         if field.name not in found.names:
             raise InputError(f"{path} lacks the column {field.name}; delete it and run dvc repro")
     for field in found:
-        if field.name not in SR_IMAGES.names:
+        if field.name not in IMAGES.names:
             raise InputError(f"{path} has an unknown column {field.name}; delete it and run dvc repro")
-        allowed = SR_IMAGES.field(field.name).type
+        allowed = IMAGES.field(field.name).type
         if field.type != allowed:
             raise InputError(
                 f"{path}: the column {field.name} is {field.type}, not {allowed}; delete it and run dvc repro"
             )
 
 
-def _batches(rows: Iterable[ImageRow], size: int) -> Iterator[list[ImageRow]]:
+def _batches(rows: Iterable[ImageRow]) -> Iterator[list[ImageRow]]:
     batch: list[ImageRow] = []
+    size = 0  # bytes
     for row in rows:
-        batch.append(row)
-        if len(batch) == size:
+        if batch and (len(batch) == ROWS_PER_SHARD or size + len(row.data) > BYTES_PER_SHARD):
             yield batch
-            batch = []
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row.data)
     if batch:
         yield batch

@@ -15,7 +15,7 @@ def cache_sr(dataset: str, params: Params, workers: int | None = None) -> None:
     weights = {scale: paths.rcan(scale) / "rcan.safetensors" for scale in params.rcan.scales}
     upscale = partial(upscale_table, weights=weights, params=params.sr, workers=workers)
     with atomic_folder(paths.sr_options.parent) as building:
-        upscale(paths.mlr("train_lr"), building / "train", hr=paths.mlr("train_hr"))
+        upscale(paths.mlr("train_lr"), building / "train")
         upscale(paths.mlr("query"), building / "query")
         options = json.dumps({"method": params.sr.method}) + "\n"
         (building / paths.sr_options.name).write_text(options)

@@ -3,14 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -19,7 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from dgrl import tables
 from dgrl.errors import InputError
 from dgrl.images import decode, encode_png, pixel_sha256
-from dgrl.tables import IMAGES, KEYS, SR_IMAGES, ImageRow, read_keys, read_rows, shards, write_table
+from dgrl.tables import KEYS, ImageRow, read_keys, read_rows, shards, write_shard, write_table
 
 Pixels = npt.NDArray[np.uint8]
 PIXELS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=6).map(lambda shape: (*shape, 3)))
@@ -50,7 +49,6 @@ def rows(count: int) -> list[ImageRow]:
             camera_id=f"c{index % 2}",
             subset="all",
             factor=1 + index % 4,
-            psnr=None if index % 3 else index / 7,
         )
         for index in range(count)
     ]
@@ -147,33 +145,62 @@ def test_the_digest_does_not_depend_on_the_memory_layout() -> None:
 def test_a_table_gives_back_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
     written = rows(count)
-    assert write_table(tmp_path / "t", iter(written), SR_IMAGES) == count
+    assert write_table(tmp_path / "t", iter(written)) == count
     assert list(read_rows(tmp_path / "t")) == written
     expected = [f"part-{index:05d}.parquet" for index in range(-(-count // 4))]
     assert sorted(files(tmp_path / "t")) == expected == [path.name for path in shards(tmp_path / "t")]
 
 
+def sized(*sizes: int) -> list[ImageRow]:
+    return [replace(row, data=bytes(size)) for row, size in zip(rows(len(sizes)), sizes, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([50, 50, 1, 99, 1], [2, 2, 1]),  # 100 bytes fill a shard
+        ([99, 2, 98], [1, 2]),
+        ([500, 1, 500], [1, 1, 1]),  # an image above the bound has a shard of its own
+        ([1] * 9, [4, 4, 1]),
+    ],
+)
+def test_shards_and_row_groups_are_bounded_in_rows_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], expected: list[int]
+) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
+    monkeypatch.setattr(tables, "BYTES_PER_SHARD", 100)
+    written = sized(*sizes)
+    write_table(tmp_path / "t", iter(written))
+    assert [pq.read_metadata(path).num_rows for path in shards(tmp_path / "t")] == expected
+    write_shard(tmp_path / "part-0.parquet", written)
+    metadata = pq.read_metadata(tmp_path / "part-0.parquet")
+    groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert groups == expected
+    for source in (tmp_path / "t", tmp_path / "part-0.parquet"):
+        assert list(read_rows(source)) == written
+        assert list(read_keys(source).image_id) == [row.image_id for row in written]
+
+
+def test_a_shard_without_rows_can_be_read(tmp_path: Path) -> None:
+    write_shard(tmp_path / "part-0.parquet", [])
+    assert list(read_rows(tmp_path)) == []
+    assert list(read_keys(tmp_path).columns) == KEYS
+
+
 def test_one_shard_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
-    write_table(tmp_path / "t", rows(10), SR_IMAGES)
+    write_table(tmp_path / "t", rows(10))
     assert list(read_rows(shards(tmp_path / "t")[1])) == rows(10)[4:8]
 
 
 def test_the_keys_are_every_column_but_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROWS_PER_SHARD", 4)
-    write_table(tmp_path / "t", rows(10), SR_IMAGES)
+    write_table(tmp_path / "t", rows(10))
     keys = read_keys(tmp_path / "t")
-    assert list(keys.columns) == [*KEYS, "psnr"]
+    assert list(keys.columns) == KEYS
     assert list(keys.index) == list(range(10))
     for name in KEYS:
         assert list(keys[name]) == [getattr(row, name) for row in rows(10)]
-    np.testing.assert_array_equal(keys.psnr, [np.nan if row.psnr is None else row.psnr for row in rows(10)])
-
-
-def test_psnr_is_kept_only_where_the_schema_has_it(tmp_path: Path) -> None:
-    write_table(tmp_path / "t", rows(4), IMAGES)
-    assert "psnr" not in read_keys(tmp_path / "t").columns
-    assert all(row.psnr is None for row in read_rows(tmp_path / "t"))
 
 
 def test_equal_rows_give_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +245,9 @@ def test_rows_are_consumed_a_shard_at_a_time(tmp_path: Path, monkeypatch: pytest
     on_disk: list[int] = []
     real = tables.write_shard
 
-    def write_shard(path: Path, shard: list[ImageRow], schema: pa.Schema) -> None:
+    def write_shard(path: Path, shard: list[ImageRow]) -> None:
         on_disk.append(len(consumed))
-        real(path, shard, schema)
+        real(path, shard)
 
     def lazy() -> Iterator[ImageRow]:
         for row in rows(5):
@@ -229,18 +256,20 @@ def test_rows_are_consumed_a_shard_at_a_time(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(tables, "write_shard", write_shard)
     write_table(tmp_path / "t", lazy())
-    assert on_disk == [2, 4, 5]
+    assert on_disk == [3, 5, 5]  # one row ahead: whether it fits is known by its size
 
 
 def test_the_schema_tells_hugging_face_that_the_column_is_an_image(tmp_path: Path) -> None:
     write_table(tmp_path / "t", rows(2))
-    metadata = pq.read_schema(shards(tmp_path / "t")[0]).metadata
-    assert json.loads(metadata[b"huggingface"])["info"]["features"]["image"]["_type"] == "Image"
+    schema = pq.read_schema(shards(tmp_path / "t")[0])
+    features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["image"]["_type"] == "Image"
+    assert schema.field("image").nullable  # as datasets' own type is; it cannot cast the column else
 
 
 def test_plain_pyarrow_and_pandas_read_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROWS_PER_SHARD", 2)
-    write_table(tmp_path / "t", rows(5), SR_IMAGES)
+    write_table(tmp_path / "t", rows(5))
     arrow = pq.ParquetDataset(tmp_path / "t").read()
     frame = pd.read_parquet(tmp_path / "t")
     assert arrow.column("image_id").to_pylist() == list(frame.image_id) == [row.image_id for row in rows(5)]

@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -23,14 +22,11 @@ from dgrl.images import Image
 from dgrl.parallel.processes import imap, usable_cores
 from dgrl.progress import track
 from dgrl.superres.params import SrParams
-from dgrl.tables import ROWS_PER_SHARD, SR_IMAGES, ImageRow, read_keys, read_rows, shards, write_shard
+from dgrl.tables import ROWS_PER_SHARD, ImageRow, read_keys, read_rows, shards, write_shard
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bicubic does without
     from torch import nn
 
-Pair = tuple[ImageRow, ImageRow | None]  # an LR image and, where it is known, its HR twin
-
-_EXACT = 100.0  # dB for equal images, so that a mean stays finite
 _ROWS_PER_JOB = 16  # on a CPU: few, so that no process waits long for another at the end
 
 
@@ -39,7 +35,6 @@ def upscale_table(
     output: Path,
     weights: Mapping[int, Path],
     params: SrParams,
-    hr: Path | None = None,
     workers: int | None = None,
 ) -> None:
     """Write the SR image of every LR image: the same rows, order and keys.
@@ -50,21 +45,18 @@ def upscale_table(
 
     Args:
         lr: an image table.
-        output: the table to write, with schema ``SR_IMAGES``.
+        output: the table to write.
         weights: ``rcan.safetensors`` by factor; read by the method "rcan" only.
         params: the method.
-        hr: the table of HR twins, found by image_id. Where given, ``psnr`` is that of the image, brought
-            to its twin's size by bicubic interpolation if need be, in dB over RGB; else it is null.
         workers: processes, on whose number the bytes do not depend; default one per GPU, or one per
             usable core.
 
     Raises:
-        InputError: if weights for a factor, or an image's twin, are missing, or an image is unreadable.
+        InputError: if weights for a factor are missing, or an image is unreadable.
         WorkerError: if a worker process was killed.
     """
     keys = read_keys(lr)
     networks = _networks(keys, weights) if params.method == "rcan" else {}
-    homes = None if hr is None else _homes(keys, lr, hr)
     paths = shards(lr)
     sizes = [pq.read_metadata(path).num_rows for path in paths]
     gpus = _gpus() if networks else []
@@ -73,7 +65,7 @@ def upscale_table(
     workers = max(1, min(workers or len(gpus) or usable_cores(), jobs))
     results = imap(
         partial(_upscale, params=params, networks=networks, threads=max(1, usable_cores() // workers)),
-        (job for path in paths for job in _jobs(path, homes, step)),
+        (job for path in paths for job in _jobs(path, step)),
         workers=workers,
         description="super-resolution",
         gpus=gpus,
@@ -81,7 +73,7 @@ def upscale_table(
     rows = iter(track(chain.from_iterable(results), "super-resolution", len(keys), "image"))
     with atomic_folder(output) as building:
         for path, size in zip(paths, sizes, strict=True):
-            write_shard(building / path.name, list(islice(rows, size)), SR_IMAGES)
+            write_shard(building / path.name, list(islice(rows, size)))
 
 
 def load_rcan(path: Path) -> nn.Module:
@@ -135,27 +127,24 @@ def _gpus() -> list[str]:
     return gpus()
 
 
-def _jobs(shard: Path, homes: Mapping[str, Path] | None, step: int) -> Iterator[list[Pair]]:
-    """The images of a shard with their twins, still encoded, ``step`` at a time."""
-    rows = list(read_rows(shard))
-    twins = [None] * len(rows) if homes is None else _twins(rows, homes)
-    pairs = list(zip(rows, twins, strict=True))
-    for start in range(0, len(pairs), step):
-        yield pairs[start : start + step]
+def _jobs(shard: Path, step: int) -> Iterator[list[ImageRow]]:
+    """The rows of a shard, ``step`` at a time."""
+    rows = read_rows(shard)
+    while job := list(islice(rows, step)):
+        yield job
 
 
 def _upscale(
-    job: list[Pair], params: SrParams, networks: Mapping[int, nn.Module], threads: int
+    rows: list[ImageRow], params: SrParams, networks: Mapping[int, nn.Module], threads: int
 ) -> list[ImageRow]:
-    """Decode, enlarge, compare, encode: OpenCV in threads beside the network, outside of Python's lock."""
+    """Decode, enlarge, encode: OpenCV in threads beside the network, outside of Python's lock."""
     with ThreadPoolExecutor(threads) as pool:
-        rows = [lr for lr, _ in job]
         images = list(pool.map(ImageRow.pixels, rows))
         results = {
-            index: pool.submit(_row, *job[index], image)
+            index: pool.submit(_row, rows[index], image)
             for index, image in _enlarge(rows, images, params, networks)
         }
-        return [results[index].result() for index in range(len(job))]
+        return [results[index].result() for index in range(len(rows))]
 
 
 def _enlarge(
@@ -177,7 +166,8 @@ def _enlarge(
 def _bicubic(images: list[Image], factor: int) -> Iterator[Image]:
     for image in images:
         height, width = image.shape[:2]
-        yield _resize(image, width * factor, height * factor)
+        size = (width * factor, height * factor)
+        yield cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
 
 
 def _rcan(images: list[Image], network: nn.Module, batch: int) -> Iterator[Image]:
@@ -200,45 +190,8 @@ def _rcan(images: list[Image], network: nn.Module, batch: int) -> Iterator[Image
         yield from rounded.permute(0, 2, 3, 1).cpu().numpy()  # [B, H, W, 3]
 
 
-def _row(lr: ImageRow, hr: ImageRow | None, image: Image) -> ImageRow:
-    psnr = None if hr is None else _psnr(image, hr.pixels())
+def _row(lr: ImageRow, image: Image) -> ImageRow:
     if image.shape == (lr.height, lr.width, 3):  # passed untouched
-        return replace(lr, psnr=psnr)
+        return lr
     keys = {key: getattr(lr, key) for key in ("image_id", "person_id", "camera_id", "subset", "factor")}
-    return replace(ImageRow.from_pixels(image, lr.path, **keys), psnr=psnr)
-
-
-def _psnr(image: Image, twin: Image) -> float:
-    """Peak signal-to-noise ratio over RGB, dB."""
-    if image.shape != twin.shape:
-        image = _resize(image, twin.shape[1], twin.shape[0])
-    error = np.mean((image.astype(np.float64) - twin) ** 2)
-    return min(float(10 * np.log10(255**2 / error)), _EXACT) if error else _EXACT
-
-
-def _resize(image: Image, width: int, height: int) -> Image:
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    return resized.astype(np.uint8, copy=False)
-
-
-def _homes(keys: pd.DataFrame, lr: Path, hr: Path) -> dict[str, Path]:
-    """The shard of ``hr`` that holds each image_id."""
-    homes = {
-        image_id: path
-        for path in shards(hr)
-        for image_id in pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
-    }
-    missing = [image_id for image_id in keys["image_id"] if image_id not in homes]
-    if missing:
-        raise InputError(
-            f"{len(missing)} images of {lr} have no HR twin in {hr}, the first {missing[0]}; "
-            "make both tables anew (dvc repro split)"
-        )
-    return homes
-
-
-def _twins(rows: list[ImageRow], homes: Mapping[str, Path]) -> list[ImageRow]:
-    wanted = {row.image_id for row in rows}
-    sources = sorted({homes[image_id] for image_id in wanted})
-    twins = {row.image_id: row for path in sources for row in read_rows(path) if row.image_id in wanted}
-    return [twins[row.image_id] for row in rows]
+    return ImageRow.from_pixels(image, lr.path, **keys)
