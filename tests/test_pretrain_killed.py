@@ -159,12 +159,3 @@ def test_too_little_memory_is_one_line(
     assert caplog.messages == [
         "RCAN ran out of memory; lower rcan.batch or rcan.patch, or free memory and run again: it resumes"
     ]
-
-
-@pytest.mark.parametrize("data", [b"", b"<html>", b"PK\x03\x04 cut"])
-def test_a_damaged_state_is_named(train_hr: Path, tmp_path: Path, data: bytes) -> None:
-    state = tmp_path / "work/rcan_x2/state.pt"
-    state.parent.mkdir(parents=True)
-    state.write_bytes(data)
-    with pytest.raises(InputError, match=rf"^{state} is damaged; delete it"):
-        pretrain(train_hr, tmp_path / "x2", 2, PARAMS, tmp_path / "work")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -90,19 +89,17 @@ def load_rcan(path: Path) -> nn.Module:
 def _load(path: Path) -> tuple[nn.Module, int]:
     """The network and its factor."""
     from basicsr.archs.rcan_arch import RCAN
-    from safetensors import SafetensorError, safe_open
 
+    from dgrl.weights.tensors import load_into, read_tensors
+
+    tensors, architecture = read_tensors(path, "architecture")
     try:
-        with safe_open(path, "pt") as file:
-            architecture = json.loads(file.metadata()["architecture"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; run the stage that trains it (pretrain_sr)") from None
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        raise InputError(f"{path} is no RCAN of this project; train it again (pretrain_sr)") from None
-    network: nn.Module = RCAN(**architecture)
-    network.load_state_dict(state)
-    return network.eval(), architecture["upscale"]
+        network: nn.Module = RCAN(**architecture)
+        factor = int(architecture["upscale"])
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise InputError(f"{path}: its header describes no RCAN; train it again") from None
+    load_into(network, tensors, path)
+    return network.eval(), factor
 
 
 def _networks(keys: pd.DataFrame, weights: Mapping[int, Path]) -> dict[int, nn.Module]:

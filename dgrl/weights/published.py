@@ -3,18 +3,23 @@
 import json
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
+from dgrl.weights.tensors import load_into, read_tensors, require_finite
 
 
 def save_model(path: Path, model: DGRL, params: ModelParams, persons: int) -> None:
-    """Publish the weights as safetensors, with all that ``load_model`` needs in the header."""
+    """Publish the weights as safetensors, with all that ``load_model`` needs in the header.
+
+    Raises:
+        InputError: if a weight is not finite.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    require_finite(state, str(path))
     # One entry: safetensors writes several in an order that changes from one process to the next.
     config = json.dumps({"model": params.model_dump(mode="json"), "persons": persons})
     with atomic_file(path) as building:
@@ -25,16 +30,13 @@ def load_model(path: Path) -> tuple[DGRL, ModelParams]:
     """The network that ``save_model`` wrote, on the CPU, in evaluation mode.
 
     Raises:
-        InputError: if the file is missing or not one of DGRL's.
+        InputError: if the file is missing, damaged, or not one of DGRL's.
     """
-    if not path.exists():
-        raise InputError(f"{path} does not exist; run the train stage first (dvc repro train)")
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if "dgrl" not in metadata:
-        raise InputError(f"{path} is not a DGRL model: its header has no 'dgrl' entry")
-    config = json.loads(metadata["dgrl"])
-    params = ModelParams.parse(config["model"], "model", str(path))
-    model = DGRL(params, config["persons"])
-    model.load_state_dict(load_file(path))
+    tensors, config = read_tensors(path, "dgrl")
+    persons = config.get("persons")
+    if not isinstance(persons, int) or persons < 1:
+        raise InputError(f"{path}: persons = {persons!r} in its header is no number; train it again")
+    params = ModelParams.parse(config.get("model"), "model", str(path))
+    model = DGRL(params, persons)
+    load_into(model, tensors, path)
     return model.eval(), params
