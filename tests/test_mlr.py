@@ -330,11 +330,24 @@ def test_an_unknown_lr_camera_is_named(chosen: dict[str, str], told: str) -> Non
         plan_split(images(crowd(4)), "set", MlrParams(lr_camera=chosen))
 
 
-def test_query_persons_without_a_gallery_image_are_named() -> None:
-    counts = crowd(4) | {"7777": (1, 0), "8888": (2, 0)}
-    keys = images(counts, dict.fromkeys(["0000", "0001"], "train"))
-    message = r"person 7777 is a query but has no gallery image outside camera c1 \(2 such persons\)"
-    with pytest.raises(InputError, match=message):
+@pytest.mark.parametrize("queries", ["all", "one"])
+def test_queries_without_a_gallery_image_are_left_out(
+    queries: Literal["all", "one"], caplog: pytest.LogCaptureFixture
+) -> None:
+    params = PARAMS.model_copy(update={"queries": queries})
+    subsets = dict.fromkeys(["0000", "0001"], "train")
+    keys = images(crowd(4) | {"7777": (1, 0), "8888": (2, 0)}, subsets)
+    split = plan_split(keys, "set", params)
+    assert split.entries == plan_split(images(crowd(4), subsets), "set", params).entries
+    assert split.left_out_queries == ["7777_c1_0", "8888_c1_0", "8888_c1_1"]
+    assert "3 queries of set are left out" in caplog.text
+    told = describe(split, {name: table(1) for name in TABLES}, "set", params)
+    assert told["left_out_queries"] == split.left_out_queries
+
+
+def test_a_set_without_any_query_that_has_a_gallery_image() -> None:
+    keys = images({"1": (2, 2), "2": (2, 0), "3": (0, 2)}, {"1": "train"})
+    with pytest.raises(InputError, match="no test person was seen by the LR camera c1 and by another"):
         plan_split(keys, "set", PARAMS)
 
 
@@ -349,7 +362,7 @@ def test_the_lr_camera_may_be_a_pattern(pattern: str) -> None:
     keys = images(crowd(8, cameras=3))
     params = MlrParams(lr_camera={"set": pattern})
     if pattern == "*":
-        with pytest.raises(InputError, match="no gallery image outside camera"):
+        with pytest.raises(InputError, match=r"no test person was seen by the LR camera .* and by another"):
             plan_split(keys, "set", params)
         return
     queries = subset_of(keys, roles_of(plan_split(keys, "set", params)), "query")

@@ -5,6 +5,7 @@ named by (seed, dataset, trial, person or image), so no draw depends on which ot
 """
 
 import hashlib
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from dgrl.config import Section
 from dgrl.errors import InputError
 from dgrl.random import named_generator, named_seed
 from dgrl.tables import DISTRACTOR, JUNK
+
+logger = logging.getLogger(__name__)
 
 TABLES = ("train_hr", "train_lr", "query", "gallery")
 
@@ -55,12 +58,14 @@ class Split:
         entries: of each image that is used, by image_id.
         train_persons, test_persons: sorted person_ids.
         dropped_persons: with real LR images, persons without either an HR or an LR one.
+        left_out_queries: sorted image_ids of LR test images whose person has no gallery image.
     """
 
     entries: dict[str, tuple[Entry, ...]]
     train_persons: list[str]
     test_persons: list[str]
     dropped_persons: list[str]
+    left_out_queries: list[str]
 
 
 def plan_split(
@@ -76,7 +81,7 @@ def plan_split(
         official: the test persons of each trial, where the benchmark lists them (CUHK03's testsets).
 
     Raises:
-        InputError: if the LR camera or the trial is unknown, or a query person has no gallery image.
+        InputError: if the LR camera or the trial is unknown, or no query has a gallery image of its person.
     """
     lr_camera = _lr_camera(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
@@ -98,7 +103,18 @@ def plan_split(
     else:
         entries = _twins(training)
     queries, gallery = tested[tested.is_lr], tested[~tested.is_lr]
-    _check_queries(queries, gallery, dataset, lr_camera)
+    findable = queries.person_id.isin(set(gallery.person_id))
+    left_out = sorted(queries.image_id[~findable])
+    queries = queries[findable]
+    if queries.empty:
+        raise InputError(
+            f"{dataset}: no test person was seen by the LR camera {lr_camera} and by another camera; choose "
+            "another LR camera"
+        )
+    if left_out:
+        logger.warning(
+            "%d queries of %s are left out, as their persons have no gallery image", len(left_out), dataset
+        )
     if params.queries == "one":
         queries = _one_each(queries, dataset, params)
     if params.evaluate_on == "test":
@@ -107,7 +123,7 @@ def plan_split(
         entries[image_id] = (Entry("query", image_id, factor),)
     for image_id in gallery.image_id.tolist():
         entries[image_id] = (Entry("gallery", image_id, 1),)
-    return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped))
+    return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped), left_out)
 
 
 def table_digest(keys: pd.DataFrame) -> str:
@@ -128,6 +144,7 @@ def describe(
         "train_persons": split.train_persons,
         "test_persons": split.test_persons,
         "dropped_persons": split.dropped_persons,
+        "left_out_queries": split.left_out_queries,
         "counts": {
             name: {
                 "images": len(keys),
@@ -236,13 +253,3 @@ def _one_each(queries: pd.DataFrame, dataset: str, params: MlrParams) -> pd.Data
     names = ("query", params.seed, dataset, params.trial)
     drawn = queries.assign(number=[named_seed(*names, image_id) for image_id in queries.image_id])
     return drawn.sort_values(["number", "image_id"]).drop_duplicates("person_id")
-
-
-def _check_queries(queries: pd.DataFrame, gallery: pd.DataFrame, dataset: str, lr_camera: str) -> None:
-    if queries.empty:
-        raise InputError(f"{dataset}: no test person was seen by the LR camera {lr_camera}; choose another")
-    if missing := sorted(set(queries.person_id) - set(gallery.person_id)):
-        raise InputError(
-            f"{dataset}: person {missing[0]} is a query but has no gallery image outside camera {lr_camera} "
-            f"({len(missing)} such persons); remove them or choose another LR camera"
-        )
