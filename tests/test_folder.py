@@ -62,7 +62,7 @@ def test_a_pattern_and_a_table_say_the_same(root: Path) -> None:
 
 def test_a_parquet_table_and_a_zip_file(root: Path, tmp_path: Path) -> None:
     cells: dict[str, list[Any]] = {"path": FILES, "person_id": [7, 8, 7, 7, 8], "camera_id": [1, 1, 2, 2, 2]}
-    pq.write_table(pa.table(cells | {"note": ["x"] * 5}), tmp_path / "people.parquet")
+    pq.write_table(pa.table(cells), tmp_path / "people.parquet")
     with zipfile.ZipFile(tmp_path / "root.zip", "w") as archive:
         for file in FILES:
             archive.write(root / file, file)
@@ -73,7 +73,7 @@ def test_a_parquet_table_and_a_zip_file(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_of_a_spreadsheet(root: Path) -> None:
-    params = table(root, [f"{row} ,ignored" for row in ROWS], f"\ufeff{HEADER},note")
+    params = table(root, [f"{row} " for row in ROWS], f"\ufeff{HEADER}")
     assert [row.camera_id for row in images(params)] == ["door", "door", "yard", "yard", "yard"]
 
 
@@ -153,12 +153,36 @@ def test_a_missing_column(root: Path, column: str) -> None:
     assert "needed: path, person_id, camera_id" in message
 
 
+def test_an_unknown_column(root: Path) -> None:
+    message = error_of(table(root, [f"{row},x" for row in ROWS], f"{HEADER},rol"))
+    assert "people.csv has an unknown column 'rol' (allowed: path, person_id, camera_id, role" in message
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_repeated_column(root: Path, suffix: str) -> None:
+    params = table(root, [f"{row},x" for row in ROWS], f"{HEADER},person_id")
+    file = root.parent / f"people{suffix}"
+    if suffix == ".parquet":
+        names = ["path", "person_id", "camera_id", "person_id"]
+        pq.write_table(pa.Table.from_arrays([pa.array(FILES)] * 4, names), file)
+    message = error_of(params.model_copy(update={"table": str(file)}))
+    assert f"people{suffix} has the column person_id 2 times; keep one" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"), [("yard/ann_1.png,ann, the first,yard", 4), ("yard/ann_1.png,ann", 2)]
+)
+def test_a_row_with_more_or_fewer_cells_than_the_header(root: Path, row: str, cells: int) -> None:
+    message = error_of(table(root, [*ROWS[:2], row, *ROWS[3:]]))
+    assert f"people.csv: row 3 below the header has {cells} cells for 3 columns" in message
+
+
 @pytest.mark.parametrize(
     ("row", "column"),
     [
         ("yard/ann_1.png,,yard", "person_id"),
         ("yard/ann_1.png, ,yard", "person_id"),
-        ("yard/ann_1.png,ann", "camera_id"),
+        ("yard/ann_1.png,ann,", "camera_id"),
         (",ann,yard", "path"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
@@ -15,6 +15,7 @@ from dgrl.errors import InputError
 from dgrl.tables import ImageRow
 
 REQUIRED = ("path", "person_id", "camera_id")
+COLUMNS = (*REQUIRED, "role")
 ROLES = ("hr", "lr")
 
 
@@ -138,25 +139,41 @@ def _read_table(table: Path) -> list[dict[str, str]]:
         columns, rows = readers[table.suffix.lower()](table)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{table} is no readable table ({error}); restore it or correct the path") from None
-    missing = [column for column in REQUIRED if column not in columns]
-    if missing:
-        raise InputError(
-            f"{table} has no column {missing[0]}, only {columns} (needed: {', '.join(REQUIRED)}); add it"
-        )
-    wanted = [column for column in (*REQUIRED, "role") if column in columns]
-    return [{column: _text(row[column]) for column in wanted} for row in rows]
+    _check_columns(columns, table)
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(columns):
+            raise InputError(
+                f"{table}: row {number} below the header has {len(row)} cells for {len(columns)} columns; "
+                "correct it, and quote a cell that holds a comma"
+            )
+    return [dict(zip(columns, map(_text, row), strict=True)) for row in rows]
 
 
-def _read_csv(table: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _check_columns(columns: list[str], table: Path) -> None:
+    for column in REQUIRED:
+        if column not in columns:
+            raise InputError(
+                f"{table} has no column {column}, only {columns} (needed: {', '.join(REQUIRED)}); add it"
+            )
+    for column in columns:
+        if column not in COLUMNS:
+            raise InputError(
+                f"{table} has an unknown column {column!r} (allowed: {', '.join(COLUMNS)}); remove it"
+            )
+        if columns.count(column) > 1:
+            raise InputError(f"{table} has the column {column} {columns.count(column)} times; keep one")
+
+
+def _read_csv(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
     with table.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin UTF-8 with a mark
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        return list(reader.fieldnames or []), rows
+        reader = csv.reader(file)
+        return next(reader, []), [row for row in reader if row]
 
 
-def _read_parquet(table: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    content = pq.read_table(table)
-    return content.column_names, content.to_pylist()
+def _read_parquet(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
+    with pq.ParquetFile(table) as file:  # read_table knows no repeated columns
+        content = file.read()
+    return content.column_names, list(zip(*(column.to_pylist() for column in content.columns), strict=True))
 
 
 def _text(cell: Any) -> str:
