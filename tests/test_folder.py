@@ -88,6 +88,23 @@ def test_a_role_is_part_of_the_camera(root: Path) -> None:
     assert sorted(row.camera_id for row in rows) == sorted(expected)
 
 
+def test_a_subset_is_kept(root: Path) -> None:
+    subsets = ["train", "test", "distractor", "junk", ""]
+    lines = [f"{row},{subset}" for row, subset in zip(ROWS, subsets, strict=True)]
+    rows = images(table(root, lines, f"{HEADER},subset"))
+    assert [row.subset for row in rows] == [*subsets[:4], "all"]
+    rows = images(pattern(root, r"(?P<camera_id>(?P<subset>test)?[^/]+)/(?P<person_id>[^_]+)_\d+\.png"))
+    assert {row.subset for row in rows} == {"all"}
+    (root / "door").rename(root / "test")
+    rows = images(pattern(root, r"(?P<camera_id>(?P<subset>test)?[^/]*)/(?P<person_id>[^_]+)_\d+\.png"))
+    assert [row.subset for row in rows] == ["test", "test", "all", "all", "all"]
+
+
+def test_an_unknown_subset(root: Path) -> None:
+    message = error_of(table(root, [f"{row},gallery" for row in ROWS], f"{HEADER},subset"))
+    assert "row 1 below the header: subset 'gallery' is none of train, test, distractor, junk" in message
+
+
 def test_files_that_are_not_listed_are_left_out(root: Path) -> None:
     kept = [row for row in ROWS if "ann" in row]
     assert {row.person_id for row in images(table(root, kept))} == {"ann"}

@@ -287,6 +287,23 @@ def test_the_official_split_is_kept() -> None:
         assert split.test_persons == sorted(set(keys.person_id[keys.subset == "test"]))
 
 
+@pytest.mark.parametrize("given", [("train", "test"), ("train", "all"), ("all", "test")])
+def test_given_persons_are_kept(given: tuple[str, str]) -> None:
+    persons = list(crowd(8))
+    keys = images(crowd(8), dict.fromkeys(persons[:6], given[0]) | dict.fromkeys(persons[6:], given[1]))
+    for trial in range(4):
+        split = plan_split(keys, "set", PARAMS.model_copy(update={"trial": trial}))
+        assert (split.train_persons, split.test_persons) == (persons[:6], persons[6:])
+
+
+def test_a_person_of_both_subsets_is_named() -> None:
+    keys = pd.concat(
+        [images(crowd(2), {"0000": "test", "0001": "train"}), images({"0001": (1, 1)}, {"0001": "test"})]
+    )
+    with pytest.raises(InputError, match="set: person 0001 is of the subsets train and test"):
+        plan_split(keys, "set", PARAMS)
+
+
 def test_validation_holds_out_official_training_persons() -> None:
     keys = official(train=20, test=10)
     params = PARAMS.model_copy(update={"evaluate_on": "val", "val_fraction": 0.25})

@@ -12,11 +12,12 @@ from pydantic import field_validator, model_validator
 from dgrl.config import Section
 from dgrl.datasets.archive import Archive, Member, open_archive
 from dgrl.errors import InputError
-from dgrl.tables import ImageRow
+from dgrl.tables import DISTRACTOR, JUNK, ImageRow
 
 REQUIRED = ("path", "person_id", "camera_id")
-COLUMNS = (*REQUIRED, "role")
+COLUMNS = (*REQUIRED, "role", "subset")
 ROLES = ("hr", "lr")
+SUBSETS = ("train", "test", DISTRACTOR, JUNK)
 
 
 class FolderParams(Section):
@@ -24,7 +25,9 @@ class FolderParams(Section):
 
     kind: Literal["folder"] = "folder"
     root: str | None = None  # folder, or zip file
-    table: str | None = None  # CSV or Parquet: path (below root), person_id, camera_id, and role if wanted
+    table: str | None = (
+        None  # CSV or Parquet: path (below root), person_id, camera_id; role, subset if wanted
+    )
     pattern: str | None = None  # regular expression for the whole path below root; groups as the columns
 
     @field_validator("pattern")
@@ -52,8 +55,9 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
 
     An image_id is the path below root without its suffix. A camera is called as it is given; with a role
     (``hr`` or ``lr``) it becomes ``hr:<camera>`` or ``lr:<camera>``, so that LR cameras can be told from HR
-    ones. Files that the table does not list, or the pattern does not match as a whole, are left out. Every
-    subset is ``all``.
+    ones. Files that the table does not list, or the pattern does not match as a whole, are left out. A
+    subset is ``train``, ``test``, ``distractor`` (a gallery image of nobody) or ``junk`` (ignored), and
+    ``all`` where none is given.
 
     Args:
         params: relative paths are relative to the working directory.
@@ -109,6 +113,9 @@ def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
     role = values.get("role")
     if role is not None and role not in ROLES:
         raise InputError(f"{where}: role {role!r} is neither hr nor lr; correct it")
+    subset = values.get("subset") or "all"
+    if subset not in (*SUBSETS, "all"):
+        raise InputError(f"{where}: subset {subset!r} is none of {', '.join(SUBSETS)} or empty; correct it")
     path = PurePosixPath(values["path"])
     if path.is_absolute() or ".." in path.parts:
         raise InputError(
@@ -116,7 +123,7 @@ def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
             "its path below it"
         )
     camera = values["camera_id"] if role is None else f"{role}:{values['camera_id']}"
-    return Member(str(path.with_suffix("")), values["person_id"], camera, "all", str(path))
+    return Member(str(path.with_suffix("")), values["person_id"], camera, subset, str(path))
 
 
 def _check_links(opened: Archive, members: list[Member]) -> None:

@@ -74,14 +74,16 @@ def plan_split(
     """Decide the tables and the factor of every image.
 
     Args:
-        keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the benchmark
-            has one official split, else ``all``; ``DISTRACTOR`` or ``JUNK`` for images of no person.
+        keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the
+            persons are given, else ``all`` (if only one of the two is given, everyone else is of the
+            other); ``DISTRACTOR`` or ``JUNK`` for images of no person.
         dataset: its name, part of the name of every draw.
         params: the ``mlr`` section.
         official: the test persons of each trial, where the benchmark lists them (CUHK03's testsets).
 
     Raises:
-        InputError: if the LR camera or the trial is unknown, or no query has a gallery image of its person.
+        InputError: if the LR camera or the trial is unknown, no query has a gallery image of its person,
+            or a person is both a training and a test person.
     """
     lr_camera = _lr_camera(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
@@ -193,7 +195,9 @@ def _split_persons(
 ) -> tuple[set[str], set[str]]:
     """Training and test persons: official where there is such a split, else a random half per trial."""
     persons = sorted(set(people.person_id))
-    train = set(people.person_id[people.subset == "train"])
+    train, test = (set(people.person_id[people.subset == subset]) for subset in ("train", "test"))
+    if both := sorted(train & test):
+        raise InputError(f"{dataset}: person {both[0]} is of the subsets train and test; keep one")
     if official:
         if params.trial >= len(official):
             raise InputError(
@@ -201,6 +205,8 @@ def _split_persons(
                 f"{len(official) - 1}"
             )
         train = set(persons) - set(official[params.trial])
+    elif not train and test:
+        train = set(persons) - test
     elif not train:
         train = set(_draw(persons, len(persons) // 2, "persons", params.seed, dataset, params.trial))
     if params.evaluate_on == "test":
