@@ -215,6 +215,14 @@ def test_a_parquet_row_without_a_person(root: Path, nobody: float | None) -> Non
     assert "row 4 below the header has no person_id" in message
 
 
+def test_whole_numbers_that_a_parquet_file_holds_as_floats(root: Path) -> None:
+    cells = {"path": FILES, "person_id": [1.0, 2.0, 1.0, 1.0, 2.0], "camera_id": [0.5] * 5}
+    pq.write_table(pa.table(cells), root.parent / "people.parquet")
+    rows = list(images(FolderParams(root=str(root), table=str(root.parent / "people.parquet"))))
+    assert [row.person_id for row in rows] == ["1", "2", "1", "1", "2"]
+    assert {row.camera_id for row in rows} == {"0.5"}
+
+
 def test_a_pattern_that_leaves_the_person_empty(root: Path) -> None:
     message = error_of(pattern(root, r"(?P<camera_id>[^/]+)/(?P<person_id>ann)?.*\.png"))
     assert "'door/bob_1.png' has no person_id" in message

@@ -185,4 +185,6 @@ def _read_parquet(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
 
 def _text(cell: Any) -> str:
     missing = cell is None or cell != cell  # NaN, which differs from itself
+    if isinstance(cell, float) and cell.is_integer():  # whole numbers of a column that lacks some
+        cell = int(cell)
     return "" if missing else str(cell).strip()
