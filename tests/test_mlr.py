@@ -287,6 +287,12 @@ def test_the_official_split_is_kept() -> None:
         assert split.test_persons == sorted(set(keys.person_id[keys.subset == "test"]))
 
 
+@pytest.mark.parametrize("persons", [1, 2, 3])
+def test_too_few_persons_to_hold_some_out(persons: int) -> None:
+    with pytest.raises(InputError, match=r"set: .* too few persons"):
+        plan_split(images(crowd(persons)), "set", PARAMS.model_copy(update={"evaluate_on": "val"}))
+
+
 @pytest.mark.parametrize("given", [("train", "test"), ("train", "all"), ("all", "test")])
 def test_given_persons_are_kept(given: tuple[str, str]) -> None:
     persons = list(crowd(8))
@@ -556,3 +562,10 @@ def test_the_description_is_json_that_tells_how_the_set_was_made() -> None:
     assert told["factors"] == {image_id: role.factor for image_id, role in low.items()}
     assert told["counts"]["query"] == {"images": 4, "persons": 4, "factors": {"2": 2, "3": 1, "4": 1}}
     assert told["digests"] == {name: table_digest(table(4)) for name in TABLES}
+
+
+def test_the_description_of_a_real_set_tells_that_its_pairs_are_of_persons() -> None:
+    told = describe(
+        plan_split(images(crowd(6)), "set", REAL), {name: table(1) for name in TABLES}, "set", REAL
+    )
+    assert told["options"]["training_pairs"] == "person"

@@ -83,7 +83,7 @@ def plan_split(
 
     Raises:
         InputError: if the LR camera or the trial is unknown, no query has a gallery image of its person,
-            or a person is both a training and a test person.
+            a person is a training and a test person, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
@@ -140,9 +140,12 @@ def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
     """``split.json``: options, persons, counts, digests and the factor of every LR image that was made."""
+    options = params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]}
+    if dataset in params.real_lr:
+        options["training_pairs"] = "person"  # whatever the params say: a real LR image has no twin
     return {
         "dataset": dataset,
-        "options": params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]},
+        "options": options,
         "train_persons": split.train_persons,
         "test_persons": split.test_persons,
         "dropped_persons": split.dropped_persons,
@@ -211,6 +214,11 @@ def _split_persons(
         train = set(_draw(persons, len(persons) // 2, "persons", params.seed, dataset, params.trial))
     if params.evaluate_on == "test":
         return train, set(persons) - train
+    if len(train) < 2:
+        raise InputError(
+            f"{dataset}: {len(train)} of {len(persons)} persons train, too few persons to hold some out "
+            "(mlr.evaluate_on: val); add persons or choose test"
+        )
     held_out = min(max(round(len(train) * params.val_fraction), 1), len(train) - 1)
     test = set(_draw(sorted(train), held_out, "val", params.seed, dataset, params.trial))
     return train - test, test
