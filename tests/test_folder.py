@@ -147,6 +147,12 @@ def test_no_file_matches(root: Path) -> None:
     assert "such as 'door/ann_1.png'" in message
 
 
+def test_a_pattern_that_takes_for_ever(root: Path) -> None:
+    (root / ("a" * 100)).write_bytes(image(0))
+    message = error_of(pattern(root, r"(?P<camera_id>(a|aa)+)x(?P<person_id>b)"))
+    assert "the pattern '(?P<camera_id>(a|aa)+)x(?P<person_id>b)' takes more than" in message
+
+
 def test_a_table_without_rows(root: Path) -> None:
     assert "people.csv has no rows" in error_of(table(root, []))
 

@@ -1,12 +1,12 @@
 """Anyone's own images: a folder, and a table or a pattern that says who is seen by which camera."""
 
 import csv
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import pyarrow.parquet as pq
+import regex
 from pydantic import field_validator, model_validator
 
 from dgrl.config import Section
@@ -17,6 +17,7 @@ from dgrl.tables import DISTRACTOR, JUNK, ImageRow
 REQUIRED = ("path", "person_id", "camera_id")
 COLUMNS = (*REQUIRED, "role", "subset")
 ROLES = ("hr", "lr")
+MATCH_SECONDS = 2  # for one name: some patterns take years
 SUBSETS = ("train", "test", DISTRACTOR, JUNK)
 
 
@@ -34,8 +35,8 @@ class FolderParams(Section):
     @classmethod
     def _has_groups(cls, pattern: str | None) -> str | None:
         try:
-            groups = set(re.compile(pattern).groupindex) if pattern is not None else set(REQUIRED)
-        except re.error as error:
+            groups = set(regex.compile(pattern).groupindex) if pattern is not None else set(REQUIRED)
+        except regex.error as error:
             raise ValueError(f"is no regular expression ({error})") from None
         for group in REQUIRED[1:]:
             if group not in groups:
@@ -94,7 +95,15 @@ def _from_table(opened: Archive, table: Path) -> Iterator[Member]:
 
 
 def _from_pattern(opened: Archive, pattern: str) -> Iterator[Member]:
-    matches = [match for match in map(re.compile(pattern).fullmatch, opened.names) if match]
+    expression = regex.compile(pattern)
+    try:
+        found = [expression.fullmatch(name, timeout=MATCH_SECONDS) for name in opened.names]
+    except TimeoutError:
+        raise InputError(
+            f"the pattern {pattern!r} takes more than {MATCH_SECONDS} s for a file below {opened.path}; "
+            "repeat no group that is itself repeated or has alternatives, as in (a+)+"
+        ) from None
+    matches = [match for match in found if match]
     if not matches:
         held = f"such as {opened.names[0]!r}" if opened.names else "and it is empty"
         raise InputError(
