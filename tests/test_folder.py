@@ -62,7 +62,7 @@ def test_a_pattern_and_a_table_say_the_same(root: Path) -> None:
 
 def test_a_parquet_table_and_a_zip_file(root: Path, tmp_path: Path) -> None:
     cells: dict[str, list[Any]] = {"path": FILES, "person_id": [7, 8, 7, 7, 8], "camera_id": [1, 1, 2, 2, 2]}
-    pq.write_table(pa.table(cells | {"note": ["x"] * 5}), tmp_path / "people.parquet")
+    pq.write_table(pa.table(cells), tmp_path / "people.parquet")
     with zipfile.ZipFile(tmp_path / "root.zip", "w") as archive:
         for file in FILES:
             archive.write(root / file, file)
@@ -73,7 +73,7 @@ def test_a_parquet_table_and_a_zip_file(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_of_a_spreadsheet(root: Path) -> None:
-    params = table(root, [f"{row} ,ignored" for row in ROWS], f"\ufeff{HEADER},note")
+    params = table(root, [f"{row} " for row in ROWS], f"\ufeff{HEADER}")
     assert [row.camera_id for row in images(params)] == ["door", "door", "yard", "yard", "yard"]
 
 
@@ -86,6 +86,23 @@ def test_a_role_is_part_of_the_camera(root: Path) -> None:
         (root / name).rename(root / f"{role}-{name}")
     rows = images(pattern(root, r"(?P<role>..)-" + PATTERN))
     assert sorted(row.camera_id for row in rows) == sorted(expected)
+
+
+def test_a_subset_is_kept(root: Path) -> None:
+    subsets = ["train", "test", "distractor", "junk", ""]
+    lines = [f"{row},{subset}" for row, subset in zip(ROWS, subsets, strict=True)]
+    rows = images(table(root, lines, f"{HEADER},subset"))
+    assert [row.subset for row in rows] == [*subsets[:4], "all"]
+    rows = images(pattern(root, r"(?P<camera_id>(?P<subset>test)?[^/]+)/(?P<person_id>[^_]+)_\d+\.png"))
+    assert {row.subset for row in rows} == {"all"}
+    (root / "door").rename(root / "test")
+    rows = images(pattern(root, r"(?P<camera_id>(?P<subset>test)?[^/]*)/(?P<person_id>[^_]+)_\d+\.png"))
+    assert [row.subset for row in rows] == ["test", "test", "all", "all", "all"]
+
+
+def test_an_unknown_subset(root: Path) -> None:
+    message = error_of(table(root, [f"{row},gallery" for row in ROWS], f"{HEADER},subset"))
+    assert "row 1 below the header: subset 'gallery' is none of train, test, distractor, junk" in message
 
 
 def test_files_that_are_not_listed_are_left_out(root: Path) -> None:
@@ -130,6 +147,12 @@ def test_no_file_matches(root: Path) -> None:
     assert "such as 'door/ann_1.png'" in message
 
 
+def test_a_pattern_that_takes_for_ever(root: Path) -> None:
+    (root / ("a" * 100)).write_bytes(image(0))
+    message = error_of(pattern(root, r"(?P<camera_id>(a|aa)+)x(?P<person_id>b)"))
+    assert "the pattern '(?P<camera_id>(a|aa)+)x(?P<person_id>b)' takes more than" in message
+
+
 def test_a_table_without_rows(root: Path) -> None:
     assert "people.csv has no rows" in error_of(table(root, []))
 
@@ -153,12 +176,36 @@ def test_a_missing_column(root: Path, column: str) -> None:
     assert "needed: path, person_id, camera_id" in message
 
 
+def test_an_unknown_column(root: Path) -> None:
+    message = error_of(table(root, [f"{row},x" for row in ROWS], f"{HEADER},rol"))
+    assert "people.csv has an unknown column 'rol' (allowed: path, person_id, camera_id, role" in message
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_repeated_column(root: Path, suffix: str) -> None:
+    params = table(root, [f"{row},x" for row in ROWS], f"{HEADER},person_id")
+    file = root.parent / f"people{suffix}"
+    if suffix == ".parquet":
+        names = ["path", "person_id", "camera_id", "person_id"]
+        pq.write_table(pa.Table.from_arrays([pa.array(FILES)] * 4, names), file)
+    message = error_of(params.model_copy(update={"table": str(file)}))
+    assert f"people{suffix} has the column person_id 2 times; keep one" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"), [("yard/ann_1.png,ann, the first,yard", 4), ("yard/ann_1.png,ann", 2)]
+)
+def test_a_row_with_more_or_fewer_cells_than_the_header(root: Path, row: str, cells: int) -> None:
+    message = error_of(table(root, [*ROWS[:2], row, *ROWS[3:]]))
+    assert f"people.csv: row 3 below the header has {cells} cells for 3 columns" in message
+
+
 @pytest.mark.parametrize(
     ("row", "column"),
     [
         ("yard/ann_1.png,,yard", "person_id"),
         ("yard/ann_1.png, ,yard", "person_id"),
-        ("yard/ann_1.png,ann", "camera_id"),
+        ("yard/ann_1.png,ann,", "camera_id"),
         (",ann,yard", "path"),
     ],
 )
@@ -172,6 +219,14 @@ def test_a_parquet_row_without_a_person(root: Path, nobody: float | None) -> Non
     pq.write_table(pa.table(cells), root.parent / "people.parquet")
     message = error_of(FolderParams(root=str(root), table=str(root.parent / "people.parquet")))
     assert "row 4 below the header has no person_id" in message
+
+
+def test_whole_numbers_that_a_parquet_file_holds_as_floats(root: Path) -> None:
+    cells = {"path": FILES, "person_id": [1.0, 2.0, 1.0, 1.0, 2.0], "camera_id": [0.5] * 5}
+    pq.write_table(pa.table(cells), root.parent / "people.parquet")
+    rows = list(images(FolderParams(root=str(root), table=str(root.parent / "people.parquet"))))
+    assert [row.person_id for row in rows] == ["1", "2", "1", "1", "2"]
+    assert {row.camera_id for row in rows} == {"0.5"}
 
 
 def test_a_pattern_that_leaves_the_person_empty(root: Path) -> None:

@@ -287,6 +287,29 @@ def test_the_official_split_is_kept() -> None:
         assert split.test_persons == sorted(set(keys.person_id[keys.subset == "test"]))
 
 
+@pytest.mark.parametrize("persons", [1, 2, 3])
+def test_too_few_persons_to_hold_some_out(persons: int) -> None:
+    with pytest.raises(InputError, match=r"set: .* too few persons"):
+        plan_split(images(crowd(persons)), "set", PARAMS.model_copy(update={"evaluate_on": "val"}))
+
+
+@pytest.mark.parametrize("given", [("train", "test"), ("train", "all"), ("all", "test")])
+def test_given_persons_are_kept(given: tuple[str, str]) -> None:
+    persons = list(crowd(8))
+    keys = images(crowd(8), dict.fromkeys(persons[:6], given[0]) | dict.fromkeys(persons[6:], given[1]))
+    for trial in range(4):
+        split = plan_split(keys, "set", PARAMS.model_copy(update={"trial": trial}))
+        assert (split.train_persons, split.test_persons) == (persons[:6], persons[6:])
+
+
+def test_a_person_of_both_subsets_is_named() -> None:
+    keys = pd.concat(
+        [images(crowd(2), {"0000": "test", "0001": "train"}), images({"0001": (1, 1)}, {"0001": "test"})]
+    )
+    with pytest.raises(InputError, match="set: person 0001 is of the subsets train and test"):
+        plan_split(keys, "set", PARAMS)
+
+
 def test_validation_holds_out_official_training_persons() -> None:
     keys = official(train=20, test=10)
     params = PARAMS.model_copy(update={"evaluate_on": "val", "val_fraction": 0.25})
@@ -330,11 +353,24 @@ def test_an_unknown_lr_camera_is_named(chosen: dict[str, str], told: str) -> Non
         plan_split(images(crowd(4)), "set", MlrParams(lr_camera=chosen))
 
 
-def test_query_persons_without_a_gallery_image_are_named() -> None:
-    counts = crowd(4) | {"7777": (1, 0), "8888": (2, 0)}
-    keys = images(counts, dict.fromkeys(["0000", "0001"], "train"))
-    message = r"person 7777 is a query but has no gallery image outside camera c1 \(2 such persons\)"
-    with pytest.raises(InputError, match=message):
+@pytest.mark.parametrize("queries", ["all", "one"])
+def test_queries_without_a_gallery_image_are_left_out(
+    queries: Literal["all", "one"], caplog: pytest.LogCaptureFixture
+) -> None:
+    params = PARAMS.model_copy(update={"queries": queries})
+    subsets = dict.fromkeys(["0000", "0001"], "train")
+    keys = images(crowd(4) | {"7777": (1, 0), "8888": (2, 0)}, subsets)
+    split = plan_split(keys, "set", params)
+    assert split.entries == plan_split(images(crowd(4), subsets), "set", params).entries
+    assert split.left_out_queries == ["7777_c1_0", "8888_c1_0", "8888_c1_1"]
+    assert "3 queries of set are left out" in caplog.text
+    told = describe(split, {name: table(1) for name in TABLES}, "set", params)
+    assert told["left_out_queries"] == split.left_out_queries
+
+
+def test_a_set_without_any_query_that_has_a_gallery_image() -> None:
+    keys = images({"1": (2, 2), "2": (2, 0), "3": (0, 2)}, {"1": "train"})
+    with pytest.raises(InputError, match="no test person was seen by the LR camera c1 and by another"):
         plan_split(keys, "set", PARAMS)
 
 
@@ -349,7 +385,7 @@ def test_the_lr_camera_may_be_a_pattern(pattern: str) -> None:
     keys = images(crowd(8, cameras=3))
     params = MlrParams(lr_camera={"set": pattern})
     if pattern == "*":
-        with pytest.raises(InputError, match="no gallery image outside camera"):
+        with pytest.raises(InputError, match=r"no test person was seen by the LR camera .* and by another"):
             plan_split(keys, "set", params)
         return
     queries = subset_of(keys, roles_of(plan_split(keys, "set", params)), "query")
@@ -526,3 +562,10 @@ def test_the_description_is_json_that_tells_how_the_set_was_made() -> None:
     assert told["factors"] == {image_id: role.factor for image_id, role in low.items()}
     assert told["counts"]["query"] == {"images": 4, "persons": 4, "factors": {"2": 2, "3": 1, "4": 1}}
     assert told["digests"] == {name: table_digest(table(4)) for name in TABLES}
+
+
+def test_the_description_of_a_real_set_tells_that_its_pairs_are_of_persons() -> None:
+    told = describe(
+        plan_split(images(crowd(6)), "set", REAL), {name: table(1) for name in TABLES}, "set", REAL
+    )
+    assert told["options"]["training_pairs"] == "person"

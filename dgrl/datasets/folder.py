@@ -1,21 +1,24 @@
 """Anyone's own images: a folder, and a table or a pattern that says who is seen by which camera."""
 
 import csv
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import pyarrow.parquet as pq
+import regex
 from pydantic import field_validator, model_validator
 
 from dgrl.config import Section
 from dgrl.datasets.archive import Archive, Member, open_archive
 from dgrl.errors import InputError
-from dgrl.tables import ImageRow
+from dgrl.tables import DISTRACTOR, JUNK, ImageRow
 
 REQUIRED = ("path", "person_id", "camera_id")
+COLUMNS = (*REQUIRED, "role", "subset")
 ROLES = ("hr", "lr")
+MATCH_SECONDS = 2  # for one name: some patterns take years
+SUBSETS = ("train", "test", DISTRACTOR, JUNK)
 
 
 class FolderParams(Section):
@@ -23,15 +26,17 @@ class FolderParams(Section):
 
     kind: Literal["folder"] = "folder"
     root: str | None = None  # folder, or zip file
-    table: str | None = None  # CSV or Parquet: path (below root), person_id, camera_id, and role if wanted
+    table: str | None = (
+        None  # CSV or Parquet: path (below root), person_id, camera_id; role, subset if wanted
+    )
     pattern: str | None = None  # regular expression for the whole path below root; groups as the columns
 
     @field_validator("pattern")
     @classmethod
     def _has_groups(cls, pattern: str | None) -> str | None:
         try:
-            groups = set(re.compile(pattern).groupindex) if pattern is not None else set(REQUIRED)
-        except re.error as error:
+            groups = set(regex.compile(pattern).groupindex) if pattern is not None else set(REQUIRED)
+        except regex.error as error:
             raise ValueError(f"is no regular expression ({error})") from None
         for group in REQUIRED[1:]:
             if group not in groups:
@@ -51,8 +56,9 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
 
     An image_id is the path below root without its suffix. A camera is called as it is given; with a role
     (``hr`` or ``lr``) it becomes ``hr:<camera>`` or ``lr:<camera>``, so that LR cameras can be told from HR
-    ones. Files that the table does not list, or the pattern does not match as a whole, are left out. Every
-    subset is ``all``.
+    ones. Files that the table does not list, or the pattern does not match as a whole, are left out. A
+    subset is ``train``, ``test``, ``distractor`` (a gallery image of nobody) or ``junk`` (ignored), and
+    ``all`` where none is given.
 
     Args:
         params: relative paths are relative to the working directory.
@@ -89,7 +95,15 @@ def _from_table(opened: Archive, table: Path) -> Iterator[Member]:
 
 
 def _from_pattern(opened: Archive, pattern: str) -> Iterator[Member]:
-    matches = [match for match in map(re.compile(pattern).fullmatch, opened.names) if match]
+    expression = regex.compile(pattern)
+    try:
+        found = [expression.fullmatch(name, timeout=MATCH_SECONDS) for name in opened.names]
+    except TimeoutError:
+        raise InputError(
+            f"the pattern {pattern!r} takes more than {MATCH_SECONDS} s for a file below {opened.path}; "
+            "repeat no group that is itself repeated or has alternatives, as in (a+)+"
+        ) from None
+    matches = [match for match in found if match]
     if not matches:
         held = f"such as {opened.names[0]!r}" if opened.names else "and it is empty"
         raise InputError(
@@ -108,6 +122,9 @@ def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
     role = values.get("role")
     if role is not None and role not in ROLES:
         raise InputError(f"{where}: role {role!r} is neither hr nor lr; correct it")
+    subset = values.get("subset") or "all"
+    if subset not in (*SUBSETS, "all"):
+        raise InputError(f"{where}: subset {subset!r} is none of {', '.join(SUBSETS)} or empty; correct it")
     path = PurePosixPath(values["path"])
     if path.is_absolute() or ".." in path.parts:
         raise InputError(
@@ -115,7 +132,7 @@ def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
             "its path below it"
         )
     camera = values["camera_id"] if role is None else f"{role}:{values['camera_id']}"
-    return Member(str(path.with_suffix("")), values["person_id"], camera, "all", str(path))
+    return Member(str(path.with_suffix("")), values["person_id"], camera, subset, str(path))
 
 
 def _check_links(opened: Archive, members: list[Member]) -> None:
@@ -138,27 +155,45 @@ def _read_table(table: Path) -> list[dict[str, str]]:
         columns, rows = readers[table.suffix.lower()](table)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{table} is no readable table ({error}); restore it or correct the path") from None
-    missing = [column for column in REQUIRED if column not in columns]
-    if missing:
-        raise InputError(
-            f"{table} has no column {missing[0]}, only {columns} (needed: {', '.join(REQUIRED)}); add it"
-        )
-    wanted = [column for column in (*REQUIRED, "role") if column in columns]
-    return [{column: _text(row[column]) for column in wanted} for row in rows]
+    _check_columns(columns, table)
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(columns):
+            raise InputError(
+                f"{table}: row {number} below the header has {len(row)} cells for {len(columns)} columns; "
+                "correct it, and quote a cell that holds a comma"
+            )
+    return [dict(zip(columns, map(_text, row), strict=True)) for row in rows]
 
 
-def _read_csv(table: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _check_columns(columns: list[str], table: Path) -> None:
+    for column in REQUIRED:
+        if column not in columns:
+            raise InputError(
+                f"{table} has no column {column}, only {columns} (needed: {', '.join(REQUIRED)}); add it"
+            )
+    for column in columns:
+        if column not in COLUMNS:
+            raise InputError(
+                f"{table} has an unknown column {column!r} (allowed: {', '.join(COLUMNS)}); remove it"
+            )
+        if columns.count(column) > 1:
+            raise InputError(f"{table} has the column {column} {columns.count(column)} times; keep one")
+
+
+def _read_csv(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
     with table.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin UTF-8 with a mark
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        return list(reader.fieldnames or []), rows
+        reader = csv.reader(file)
+        return next(reader, []), [row for row in reader if row]
 
 
-def _read_parquet(table: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    content = pq.read_table(table)
-    return content.column_names, content.to_pylist()
+def _read_parquet(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
+    with pq.ParquetFile(table) as file:  # read_table knows no repeated columns
+        content = file.read()
+    return content.column_names, list(zip(*(column.to_pylist() for column in content.columns), strict=True))
 
 
 def _text(cell: Any) -> str:
     missing = cell is None or cell != cell  # NaN, which differs from itself
+    if isinstance(cell, float) and cell.is_integer():  # whole numbers of a column that lacks some
+        cell = int(cell)
     return "" if missing else str(cell).strip()

@@ -5,6 +5,7 @@ named by (seed, dataset, trial, person or image), so no draw depends on which ot
 """
 
 import hashlib
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from dgrl.config import Section
 from dgrl.errors import InputError
 from dgrl.random import named_generator, named_seed
 from dgrl.tables import DISTRACTOR, JUNK
+
+logger = logging.getLogger(__name__)
 
 TABLES = ("train_hr", "train_lr", "query", "gallery")
 
@@ -55,12 +58,14 @@ class Split:
         entries: of each image that is used, by image_id.
         train_persons, test_persons: sorted person_ids.
         dropped_persons: with real LR images, persons without either an HR or an LR one.
+        left_out_queries: sorted image_ids of LR test images whose person has no gallery image.
     """
 
     entries: dict[str, tuple[Entry, ...]]
     train_persons: list[str]
     test_persons: list[str]
     dropped_persons: list[str]
+    left_out_queries: list[str]
 
 
 def plan_split(
@@ -69,14 +74,16 @@ def plan_split(
     """Decide the tables and the factor of every image.
 
     Args:
-        keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the benchmark
-            has one official split, else ``all``; ``DISTRACTOR`` or ``JUNK`` for images of no person.
+        keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the
+            persons are given, else ``all`` (if only one of the two is given, everyone else is of the
+            other); ``DISTRACTOR`` or ``JUNK`` for images of no person.
         dataset: its name, part of the name of every draw.
         params: the ``mlr`` section.
         official: the test persons of each trial, where the benchmark lists them (CUHK03's testsets).
 
     Raises:
-        InputError: if the LR camera or the trial is unknown, or a query person has no gallery image.
+        InputError: if the LR camera or the trial is unknown, no query has a gallery image of its person,
+            a person is a training and a test person, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
@@ -98,7 +105,18 @@ def plan_split(
     else:
         entries = _twins(training)
     queries, gallery = tested[tested.is_lr], tested[~tested.is_lr]
-    _check_queries(queries, gallery, dataset, lr_camera)
+    findable = queries.person_id.isin(set(gallery.person_id))
+    left_out = sorted(queries.image_id[~findable])
+    queries = queries[findable]
+    if queries.empty:
+        raise InputError(
+            f"{dataset}: no test person was seen by the LR camera {lr_camera} and by another camera; choose "
+            "another LR camera"
+        )
+    if left_out:
+        logger.warning(
+            "%d queries of %s are left out, as their persons have no gallery image", len(left_out), dataset
+        )
     if params.queries == "one":
         queries = _one_each(queries, dataset, params)
     if params.evaluate_on == "test":
@@ -107,7 +125,7 @@ def plan_split(
         entries[image_id] = (Entry("query", image_id, factor),)
     for image_id in gallery.image_id.tolist():
         entries[image_id] = (Entry("gallery", image_id, 1),)
-    return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped))
+    return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped), left_out)
 
 
 def table_digest(keys: pd.DataFrame) -> str:
@@ -122,12 +140,16 @@ def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
     """``split.json``: options, persons, counts, digests and the factor of every LR image that was made."""
+    options = params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]}
+    if dataset in params.real_lr:
+        options["training_pairs"] = "person"  # whatever the params say: a real LR image has no twin
     return {
         "dataset": dataset,
-        "options": params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]},
+        "options": options,
         "train_persons": split.train_persons,
         "test_persons": split.test_persons,
         "dropped_persons": split.dropped_persons,
+        "left_out_queries": split.left_out_queries,
         "counts": {
             name: {
                 "images": len(keys),
@@ -176,7 +198,9 @@ def _split_persons(
 ) -> tuple[set[str], set[str]]:
     """Training and test persons: official where there is such a split, else a random half per trial."""
     persons = sorted(set(people.person_id))
-    train = set(people.person_id[people.subset == "train"])
+    train, test = (set(people.person_id[people.subset == subset]) for subset in ("train", "test"))
+    if both := sorted(train & test):
+        raise InputError(f"{dataset}: person {both[0]} is of the subsets train and test; keep one")
     if official:
         if params.trial >= len(official):
             raise InputError(
@@ -184,10 +208,17 @@ def _split_persons(
                 f"{len(official) - 1}"
             )
         train = set(persons) - set(official[params.trial])
+    elif not train and test:
+        train = set(persons) - test
     elif not train:
         train = set(_draw(persons, len(persons) // 2, "persons", params.seed, dataset, params.trial))
     if params.evaluate_on == "test":
         return train, set(persons) - train
+    if len(train) < 2:
+        raise InputError(
+            f"{dataset}: {len(train)} of {len(persons)} persons train, too few persons to hold some out "
+            "(mlr.evaluate_on: val); add persons or choose test"
+        )
     held_out = min(max(round(len(train) * params.val_fraction), 1), len(train) - 1)
     test = set(_draw(sorted(train), held_out, "val", params.seed, dataset, params.trial))
     return train - test, test
@@ -236,13 +267,3 @@ def _one_each(queries: pd.DataFrame, dataset: str, params: MlrParams) -> pd.Data
     names = ("query", params.seed, dataset, params.trial)
     drawn = queries.assign(number=[named_seed(*names, image_id) for image_id in queries.image_id])
     return drawn.sort_values(["number", "image_id"]).drop_duplicates("person_id")
-
-
-def _check_queries(queries: pd.DataFrame, gallery: pd.DataFrame, dataset: str, lr_camera: str) -> None:
-    if queries.empty:
-        raise InputError(f"{dataset}: no test person was seen by the LR camera {lr_camera}; choose another")
-    if missing := sorted(set(queries.person_id) - set(gallery.person_id)):
-        raise InputError(
-            f"{dataset}: person {missing[0]} is a query but has no gallery image outside camera {lr_camera} "
-            f"({len(missing)} such persons); remove them or choose another LR camera"
-        )
