@@ -63,7 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(REPOSITORY / ".dvc/config", folder / ".dvc/config")
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["source"]["synthetic"] |= {"persons": 16, "width": 32, "height": 64}
-    params["mlr"]["factors"] = params["rcan"]["scales"] = [2]
+    params["mlr"]["factors"], params["rcan"]["scales"] = [2], [2]
     params["rcan"] |= {"iterations": 10, "warmup": 2, "features": 16}
     params["model"] |= {"height": 32, "width": 32, "dimension": 16, "groups": 4}
     params["train"] |= {"persons_per_batch": 4, "epochs": 12}
