@@ -431,3 +431,23 @@ def test_a_cell_that_is_no_image(tmp_path: Path, content: npt.NDArray[Any]) -> N
 )
 def test_wrong_test_sets(tmp_path: Path, testsets: list[list[tuple[float, float]]], said: str) -> None:
     assert said in error_of(write_mat(tmp_path / "cuhk-03.mat", testsets=testsets), cuhk03.official_splits)
+
+
+def test_arrays_of_other_files_are_not_read(tmp_path: Path) -> None:
+    """HDF5 can store an array in any file of the machine, or link to one."""
+    mat = write_mat(tmp_path / "cuhk-03.mat")
+    (tmp_path / "secret").write_bytes(bytes(2 * 100 * 8))
+    with h5py.File(mat, "r+") as file:
+        outside = file["#refs#"].create_dataset(
+            "outside", (2, 100), float, external=[(str(tmp_path / "secret"), 0, 1600)]
+        )
+        file["testsets"][0, 0] = outside.ref
+    with pytest.raises(InputError, match=r"testsets\{1\} lies in another file"):
+        cuhk03.official_splits(mat)
+    with h5py.File(tmp_path / "other.mat", "w") as other:
+        other["array"] = np.zeros(3)
+    with h5py.File(mat, "r+") as file:
+        del file["testsets"]
+        file["testsets"] = h5py.ExternalLink("other.mat", "/array")
+    with pytest.raises(InputError, match="testsets lies in another file"):
+        cuhk03.official_splits(mat)

@@ -27,7 +27,7 @@ from dgrl.config import Section
 from dgrl.datasets.archive import open_archive
 from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
-from dgrl.images import Image
+from dgrl.images import MAX_PIXELS, Image
 from dgrl.tables import ImageRow
 
 Boxes = Literal["labelled", "detected"]
@@ -100,6 +100,10 @@ class _Mat:
             raise self.error(name, f"is missing ({error})") from None
         if not hasattr(found, "ndim"):
             raise self.error(name, "is no array")
+        if found.external or found.is_virtual or found.file.filename != self.file.filename:
+            raise self.error(name, "lies in another file, which is not read")
+        if found.size > 3 * MAX_PIXELS:
+            raise self.error(name, f"has {found.size} numbers (allowed: {3 * MAX_PIXELS})")
         return found
 
     def read(self, key: Any, name: str) -> npt.NDArray[Any]:
