@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgrl.errors import InputError
 from dgrl.image_bank import resize
 from dgrl.images import Image
 from dgrl.model.inputs import normalise
@@ -82,7 +83,21 @@ class Extractor:
 
         Returns:
             [N, D] float32, rows of unit length: their dot products are cosine similarities.
+
+        Raises:
+            InputError: naming the index of the first that is no such array: floats, gray, RGBA, channels
+                first, empty.
         """
+        for index, image in enumerate(images):
+            shape: tuple[int, ...] = getattr(image, "shape", ())
+            kind = getattr(image, "dtype", type(image).__name__)
+            if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+                raise InputError(
+                    f"image {index} is {kind} of shape {tuple(shape)}; give uint8 RGB of shape [H, W, 3]"
+                )
+        if not images:
+            blank = torch.zeros(1, 3, self.height, self.width, dtype=torch.uint8)
+            return self.embed_tensor(blank, stream)[:0]
         resized = np.stack([resize(image, self.height, self.width) for image in images])
         return self.embed_tensor(torch.from_numpy(resized).permute(0, 3, 1, 2), stream)
 

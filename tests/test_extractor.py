@@ -2,12 +2,14 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from dgrl.errors import InputError
 from dgrl.extractor import Extractor
 from dgrl.model.inputs import MEAN, STD
 from dgrl.model.network import DGRL, Stream
@@ -77,3 +79,26 @@ def test_another_process_can_be_given_an_extractor(model: DGRL, images: Tensor) 
         copy.embed_tensor(images, "hr").tobytes()
         == extractor(model, 1, True).embed_tensor(images, "hr").tobytes()
     )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((8, 4, 3), np.float32),  # 0..1, in which all people would look alike
+        np.zeros((8, 4, 3), np.uint16),
+        np.zeros((8, 4), np.uint8),
+        np.zeros((8, 4, 4), np.uint8),
+        np.zeros((3, 8, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        "image.png",
+    ],
+    ids=lambda wrong: str(getattr(wrong, "shape", wrong)),
+)
+def test_what_is_no_image_is_named_by_its_index(model: DGRL, wrong: Any) -> None:
+    good = np.zeros((8, 4, 3), np.uint8)
+    with pytest.raises(InputError, match=r"^image 1 is .*give uint8 RGB of shape \[H, W, 3\]"):
+        extractor(model).embed([good, wrong], "hr")
+
+
+def test_no_images_have_no_embeddings(model: DGRL) -> None:
+    assert extractor(model).embed([], "sr").shape == (0, 32)
