@@ -82,7 +82,9 @@ def _shrink_or_stick(shard: Path, doomed: str) -> str:
         _wait_for(STUCK)
         return _shrink(shard)
     if FINISHED.exists():
-        (OUTPUT / f".{shard.name}.tmp").write_bytes(b"half a shard")
+        left = OUTPUT / f".{shard.name}.0000.tmp"  # as a killed writer leaves it
+        left.mkdir(parents=True)
+        (left / shard.name).write_bytes(b"half a shard")
         STUCK.touch()
         time.sleep(600)
     name = _shrink(shard)

@@ -34,7 +34,7 @@ def read_tensors(path: Path, entry: str) -> tuple[dict[str, Tensor], dict[str, A
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
             config = json.loads((file.metadata() or {})[entry])
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; run what writes it") from None
+        raise InputError(f"{path} does not exist; run the stage that writes it") from None
     except KeyError:
         raise InputError(f"{path}: its header has no entry {entry!r}; it is another kind of file") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
