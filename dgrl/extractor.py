@@ -66,7 +66,7 @@ class Extractor:
     def load(
         cls, path: Path, *, flip: bool = False, batch: int = 64, workers: int | None = None
     ) -> "Extractor":
-        """Load the ``model.safetensors`` of a training; see ``Extractor``.
+        """Load the ``model.safetensors`` of a run; see ``Extractor``.
 
         Raises:
             InputError: if the file is missing or not one of DGRL's.

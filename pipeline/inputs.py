@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dgrl.errors import InputError
+from dgrl.errors import explain
 from dgrl.files import atomic_file, sha256
 from pipeline.params_file import read_yaml
 from pipeline.paths import Paths, dropped, outside
@@ -58,9 +58,10 @@ def _digest(path: Path, memo: Memo, seen: Memo) -> str:
     if path.is_file():
         return _file_digest(path, memo, seen)
     digest = hashlib.sha256()
-    for folder, folders, names in os.walk(path, followlinks=True):
+    for folder, folders, names in os.walk(path):
         folders.sort()
-        for name in sorted(names):
+        links = [name for name in folders if Path(folder, name).is_symlink()]  # which download refuses
+        for name in sorted([*names, *links]):
             file = Path(folder, name)
             digest.update(f"{file.relative_to(path)}\0{_file_digest(file, memo, seen)}\n".encode())
     return digest.hexdigest()
@@ -91,6 +92,8 @@ def main() -> None:
     """Run the stage; a user's mistake is one line on standard error and status 1."""
     try:
         inputs(sys.argv[2])
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        sys.stderr.write(f"error: {line}\n")
         sys.exit(1)

@@ -54,7 +54,6 @@ def _train(dataset: str, params: Params) -> None:
     }
     files = [paths.mlr("train_hr"), paths.sr("train")]
     if weights := _weights(params):
-        files.append(weights)
         settings["weights_sha256"] = sha256(weights)
     with ranks() as here:
         if here.count != params.train.processes:

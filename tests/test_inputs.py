@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from dgrl.files import sha256
-from pipeline.inputs import inputs
+from pipeline.inputs import inputs, main
 
 
 @pytest.fixture
@@ -104,3 +105,25 @@ def test_a_queued_experiment_finds_the_files_of_the_project(
 @pytest.mark.parametrize("source", [None, [], 3, "text"])
 def test_wrong_sections_are_left_to_the_stage_that_reads_them(project: Path, source: Any) -> None:
     assert digests(source) == {"source": {}, "weights": {}}
+
+
+def test_a_linked_folder_counts_by_its_name_and_is_not_followed(project: Path) -> None:
+    source = {"root": str(project / "images")}
+    before = digests(source)
+    (project / "images/loop").symlink_to(project / "images")
+    assert digests(source) != before
+
+
+def test_a_full_disk_is_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digests({})
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", "source.json")
+
+    monkeypatch.setattr("pipeline.inputs.inputs", fail)
+    monkeypatch.setattr(sys, "argv", ["pipeline", "inputs", "own"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert capsys.readouterr().err.startswith("error: the disk is full")
