@@ -33,6 +33,7 @@ LAYERS = [  # each may import those before it, and its own
     {"weights"},
     {"superres", "evaluation", "report"},
     {"training", "extractor"},
+    {"embedders"},
 ]
 
 

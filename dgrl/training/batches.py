@@ -1,5 +1,7 @@
 """The batches of a run: which pairs, and what augmentation makes of them."""
 
+import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +44,7 @@ class Batches:
         params: the ``train`` section.
         device: where the batches are made.
         ranks: the processes that share each batch.
+        held_out: persons who do not train.
 
     Raises:
         InputError: if the images are not pairs, there are too few persons for a batch, or the ranks cannot
@@ -56,13 +59,14 @@ class Batches:
         params: TrainParams,
         device: torch.device,
         ranks: Ranks,
+        held_out: Collection[str] = (),
     ) -> None:
         if params.persons_per_batch % ranks.count:
             raise InputError(
                 f"train.persons_per_batch = {params.persons_per_batch} cannot be shared by {ranks.count} "
                 "processes; make it a multiple of them"
             )
-        self.persons, labels = _classes(hr)
+        self.persons, labels = _classes(hr, held_out)
         self.sampler = PersonBatchSampler(
             labels, params.persons_per_batch, params.pairs_per_person, params.seed
         )
@@ -94,10 +98,17 @@ class Batches:
         return self._epoch[1][index]
 
 
-def _classes(bank: ImageBank) -> tuple[int, Indices]:
-    """Number of persons and the class of each image; classes follow the sorted person_id."""
-    classes, labels = np.unique(bank.keys.person_id.to_numpy(str), return_inverse=True)
-    return len(classes), labels.astype(np.int64)
+def hold_out(persons: Iterable[str], share: float, seed: int) -> list[str]:
+    """Persons to keep out of training: a share of them, drawn by name, and at least one if any."""
+    names = sorted(set(persons), key=lambda person: (named_seed("held_out", seed, person), person))
+    return sorted(names[: math.ceil(share * len(names))])
+
+
+def _classes(bank: ImageBank, held_out: Collection[str]) -> tuple[int, Indices]:
+    """Number of persons and the class of each image, -1 if held out; classes follow the sorted person_id."""
+    persons = bank.keys.person_id.astype(str)
+    classes = pd.Index(sorted(set(persons) - set(held_out)))
+    return len(classes), classes.get_indexer(pd.Index(persons.tolist())).astype(np.int64)
 
 
 def _twins(hr: ImageBank, sr: ImageBank) -> Indices:
