@@ -169,6 +169,11 @@ class Index:
             self.rows, self.vectors = self.rows[~gone].reset_index(drop=True), self.vectors[~gone]
             self._faiss = None
 
+    def convert(self, kind: Kind) -> None:
+        """Make it an index of another kind, of the same images."""
+        if kind != self.kind:
+            self.kind, self._faiss = kind, None
+
     def search(self, queries: Vectors, top: int) -> list[Matches]:
         """The nearest images of each query.
 
