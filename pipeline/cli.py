@@ -12,6 +12,7 @@ from dgrl.errors import InputError, explain
 from dgrl.files import atomic_file
 from dgrl.parallel.processes import die_with_parent
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
+from pipeline import search as searching
 from pipeline.experiments.paper import AblationName, TableFormat, TableName
 from pipeline.logs import set_up_logs
 from pipeline.params import load_params
@@ -251,6 +252,11 @@ def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without
     from pipeline.preset import preset as run
 
     run(name)
+
+
+app.command()(searching.embed)
+app.command()(searching.index)
+app.command()(searching.search)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ LAYERS = [  # each may import those before it, and its own
     {"superres", "evaluation", "report"},
     {"training", "extractor"},
     {"embedders"},
+    {"search"},
 ]
 
 

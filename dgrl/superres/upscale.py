@@ -108,10 +108,11 @@ def _networks(keys: pd.DataFrame, weights: Mapping[int, Path]) -> dict[int, nn.M
     if missing:
         have = sorted(weights) or "none"
         raise InputError(f"no RCAN weights for factor {missing[0]} (have: {have}); add it to rcan.scales")
-    return {factor: _load_factor(weights[factor], factor) for factor in factors}
+    return {factor: load_factor(weights[factor], factor) for factor in factors}
 
 
-def _load_factor(path: Path, factor: int) -> nn.Module:
+def load_factor(path: Path, factor: int) -> nn.Module:
+    """``load_rcan``, of one factor alone; another's is an InputError."""
     network, trained = _load(path)
     if trained != factor:
         raise InputError(f"{path} is an RCAN x{trained}, not x{factor}; give the weights of each factor")
@@ -156,7 +157,7 @@ def _enlarge(
         if factor == 1 or params.method == "none":
             yield from zip(indices, same, strict=True)
             continue
-        larger = _rcan(same, networks[factor], params.batch) if networks else _bicubic(same, factor)
+        larger = enlarge(same, networks[factor], params.batch) if networks else _bicubic(same, factor)
         yield from zip(indices, larger, strict=True)
 
 
@@ -167,7 +168,8 @@ def _bicubic(images: list[Image], factor: int) -> Iterator[Image]:
         yield cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
 
 
-def _rcan(images: list[Image], network: nn.Module, batch: int) -> Iterator[Image]:
+def enlarge(images: list[Image], network: nn.Module, batch: int = 1) -> Iterator[Image]:
+    """Images of one size, enlarged by an RCAN."""
     import torch
 
     from dgrl.parallel.device import default_device

@@ -1,0 +1,179 @@
+"""The commands that use a network: embed, index and search images."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dgrl.files import atomic_file
+
+if TYPE_CHECKING:  # they import pandas and torch, which takes seconds
+    from dgrl.embedders.embedder import Embedder
+    from dgrl.search.index import Index, Vectors
+    from dgrl.search.sheet import Answer
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", help="model.safetensors of a run, .onnx, or OpenVINO's .xml; or FILE@PREPROCESSING."
+    ),
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(help="Regular expression of a file's path below its folder: (?P<person_id>..), camera_id."),
+]
+LrBelowOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Shorter images are low-resolution, pixels; default half of the network's input.",
+        min=0,
+    ),
+]
+RcanOption = Annotated[
+    Path | None,
+    typer.Option(help="data/<dataset>/rcan: restore them by RCAN, not bicubic interpolation."),
+]
+KindName = Literal["exact", "hnsw", "ivf"]
+
+logger = logging.getLogger(__name__)
+
+
+def embed(
+    paths: Annotated[list[Path], typer.Argument(help="Images, folders of images, or image tables.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    pattern: PatternOption = None,
+    lr_below: LrBelowOption = None,
+    rcan: RcanOption = None,
+) -> None:
+    """Embed images: one row per image, with a column `embedding` of unit length."""
+    from dgrl.search.embeddings import embed_sources, joined, write_embeddings
+    from dgrl.search.sources import sources
+
+    embedder = _load(model, lr_below, rcan)
+    rows, vectors = joined(embed_sources(embedder, sources(paths, pattern)))
+    write_embeddings(out, rows, vectors, embedder.network.name, embedder.network.digest)
+    logger.info("%s: %d embeddings; %s", out, len(rows), embedder.describe(list(rows.resolution)))
+
+
+def index(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, or an image table.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="The index: a folder, made or brought up to date.")],
+    kind: Annotated[
+        KindName | None,
+        typer.Option(help="exact; hnsw: fast, nearly exact; ivf: in between. Default: as it is, or exact."),
+    ] = None,
+    pattern: PatternOption = None,
+    lr_below: LrBelowOption = None,
+    rcan: RcanOption = None,
+) -> None:
+    """Bring an index up to date with DIR: new and changed images are embedded, those that are gone removed.
+
+    An index may hold several folders: run it once for each.
+    """
+    from dgrl.search.embeddings import update
+    from dgrl.search.index import Index, changing
+
+    embedder = _load(model, lr_below, rcan)
+    with changing(out):
+        found = Index.load(out) if out.exists() else Index.empty(_whole(model), embedder.network.digest)
+        found.require(model, embedder.network.digest)
+        if kind is not None:
+            found.convert(kind)
+        changes = update(found, folder, embedder, pattern)
+        found.save(out)
+    logger.info(
+        "%s: %d images (%d added, %d changed, %d removed); %s",
+        out, len(found.rows), changes.added, changes.changed, changes.removed,
+        embedder.describe(changes.resolutions),
+    )  # fmt: skip
+
+
+def search(
+    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images, or folders of images.")],
+    index_folder: Annotated[Path, typer.Option("--index", help="A folder that dgrl index wrote.")],
+    top: Annotated[int, typer.Option(help="Images to show of each query.", min=1)] = 10,
+    html: Annotated[Path | None, typer.Option(help="Also write a contact sheet.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The index's model, where its file was moved.")
+    ] = None,
+    lr_below: LrBelowOption = None,
+    rcan: RcanOption = None,
+) -> None:
+    """Find the images of an index that are nearest to each query."""
+    from dgrl.search.embeddings import embed_sources, joined
+    from dgrl.search.index import Index
+    from dgrl.search.sheet import render_sheet
+    from dgrl.search.sources import sources
+
+    found = Index.load(index_folder)
+    embedder = _load(model or found.model, lr_below, rcan)
+    found.require(model or found.model, embedder.network.digest)
+    rows, vectors = joined(embed_sources(embedder, sources(queries)))
+    answers = _answers(found, list(rows.image_path), list(rows.resolution), vectors, top)
+    note = embedder.describe(list(rows.resolution))
+    console = Console(markup=False, highlight=False)
+    for answer in answers:
+        console.print(_table(answer))
+    logger.info(note)
+    if html is not None:
+        page = render_sheet(f"{len(answers)} queries in {index_folder.name}", note, answers)
+        with atomic_file(html) as building:
+            building.write_text(page, encoding="utf-8")
+
+
+def _load(model: str, lr_below: int | None, rcan: Path | None) -> "Embedder":
+    from dgrl.embedders.catalog import parse_model
+    from dgrl.embedders.embedder import Embedder
+
+    path, preprocessing = parse_model(model)
+    return Embedder.load(path, preprocessing, lr_below=lr_below, rcan=rcan)
+
+
+def _whole(model: str) -> str:
+    """FILE or FILE@PREPROCESSING with the file's absolute path, so that the index finds it from anywhere."""
+    return str(Path(model).absolute())
+
+
+def _answers(
+    found: "Index", image_paths: list[str], resolutions: list[str], vectors: "Vectors", top: int
+) -> "list[Answer]":
+    from dgrl.search.sheet import Answer, Match
+    from dgrl.search.sources import read_images
+
+    results = found.search(vectors, top)
+    rows = [found.rows.iloc[matches.rows] for matches in results]
+    images = read_images({*image_paths, *(path for part in rows for path in part.image_path)})
+    answers = []
+    for path, resolution, matches, part in zip(image_paths, resolutions, results, rows, strict=True):
+        shown = []
+        for row, similarity in zip(part.to_dict("records"), matches.similarity, strict=True):
+            data = images.get(row["image_path"])
+            shown.append(Match(_short(row["image_path"]), _caption(row), f"{similarity:.3f}", True, data))
+        note = "low-resolution" if resolution == "lr" else "high-resolution"
+        answers.append(Answer(_short(path), note, images[path], shown))
+    return answers
+
+
+def _table(answer: "Answer") -> Table:
+    table = Table("rank", "similarity", "image", "who, where", title=f"{answer.name} ({answer.note})")
+    for column in table.columns:
+        column.overflow = "fold"
+    for rank, match in enumerate(answer.matches, 1):
+        table.add_row(str(rank), match.answer, match.name, match.caption)
+    return table
+
+
+def _short(image_path: str) -> str:
+    """Below the working directory a relative path, without what a terminal would obey."""
+    name = image_path.removeprefix(f"{Path.cwd().resolve()}/")
+    return "".join(character if character.isprintable() else "?" for character in name)
+
+
+def _caption(row: Any) -> str:
+    """Person and camera, as far as they are known."""
+    return _short(", ".join(row[name] for name in ("person_id", "camera_id") if isinstance(row[name], str)))
