@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from dgrl.config import Section
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "efficientnet_lite0"]
 WEIGHTS_NAMES = ("imagenet", "none")
 WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".pth.tar")
 Weight = Annotated[float, Field(ge=0)]
