@@ -134,6 +134,7 @@ def _curves(here: Ranks, folder: Path, dataset: str) -> Iterator[Log]:
         yield lambda step, metrics: None
         return
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
+        (folder / "plots/metrics").mkdir(parents=True)  # an output, of a run without training too
 
         def log(step: int, metrics: Mapping[str, float]) -> None:
             live.step = step
