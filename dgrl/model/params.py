@@ -60,4 +60,6 @@ class LossParams(Section):
     wrt: bool = True  # Table II
     wrt_form: WrtForm = "stable"  # (d) reference: AGW's public code
     l1: bool = True  # Table II
-    kl: bool = True  # Table II
+    kl: Weight = 1.0  # of KL, Table II; 0: off
+    kl_temperature: Annotated[float, Field(gt=0)] = 1.0  # (d) of the probabilities of eq. 10
+    kl_detach: bool = True  # (d) no gradient through the target of eq. 11, as in DHM
