@@ -77,6 +77,7 @@ def _train(dataset: str, params: Params) -> None:
                 )  # fmt: skip
             if here.rank == 0:
                 learned = {f"{dataset}/{person}" for person in persons.difference(held_out)}
+                learned = learned if params.train.epochs else set()
                 earlier = trained_persons(weights) if weights else frozenset()
                 save_model(paths.model, model, params.model, batches.persons, learned | earlier)
                 with atomic_file(paths.config) as file:
@@ -138,6 +139,7 @@ def _curves(here: Ranks, folder: Path, dataset: str) -> Iterator[Log]:
         yield lambda step, metrics: None
         return
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
+        (folder / "plots/metrics").mkdir(parents=True)  # an output, of a run without training too
 
         def log(step: int, metrics: Mapping[str, float]) -> None:
             live.step = step

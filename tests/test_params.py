@@ -189,7 +189,8 @@ def test_the_paper_preset_has_the_numbers_of_section_iv_c(project: Path) -> None
     [
         ("loss", "gama", 1, "loss.gama is not a known key (allowed: gamma, alpha1,"),
         ("loss", "gamma", -1, "loss.gamma = -1: input should be greater than or equal to 0"),
-        ("loss", "kl", 1, "loss.kl = 1: input should be a valid boolean"),
+        ("loss", "l1", 1, "loss.l1 = 1: input should be a valid boolean"),
+        ("loss", "kl", True, "loss.kl = True: input should be a valid number"),
         ("train", "epochs", "70", "train.epochs = '70': input should be a valid integer"),
         ("train", "learning_rate", 0, "train.learning_rate = 0: input should be greater than 0"),
         (
