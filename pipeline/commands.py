@@ -1,0 +1,66 @@
+"""Subcommands of ``dgrl`` beside the stages: the project and its params, experiments and tables."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgrl.files import atomic_file
+from pipeline.experiments.paper import AblationName, TableFormat, TableName
+
+app = typer.Typer()
+
+DatasetOption = Annotated[str | None, typer.Option(help="One of params.yaml's `datasets`; default all.")]
+logger = logging.getLogger(__name__)
+
+
+@app.command()
+def ablate(
+    rows: Annotated[
+        AblationName, typer.Argument(help="losses: Table II, components: Table III, sr: super-resolution.")
+    ],
+    seeds: Annotated[int, typer.Option(help="train.seed 0 to N-1.", min=1)] = 1,
+    trials: Annotated[int, typer.Option(help="mlr.trial 0 to N-1.", min=1)] = 1,
+    dataset: DatasetOption = None,
+    name: Annotated[str | None, typer.Option(help="Start of the experiments' names; default ROWS.")] = None,
+) -> None:
+    """Queue the rows of an ablation table as DVC experiments; all else is as in params.yaml."""
+    from pipeline.experiments.ablate import ablate as run
+
+    names = run(rows, seeds, trials, dataset, name)
+    typer.echo(f"queued {len(names)} experiments, {names[0]} to {names[-1]}; `dvc queue start` runs them")
+
+
+@app.command()
+def table(
+    which: Annotated[TableName, typer.Argument(help="The paper's table, or sr.")] = "I",
+    form: Annotated[TableFormat, typer.Option("--format", help="How to write it.")] = "markdown",
+    output: Annotated[Path | None, typer.Option(help="A file; default standard output.")] = None,
+    dataset: DatasetOption = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Count only runs with this param, KEY=VALUE; repeatable.")
+    ] = None,
+    all_commits: Annotated[
+        bool, typer.Option("--all-commits", help="Also experiments of other commits.")
+    ] = False,
+) -> None:
+    """Write a table of the experiments beside the paper's: mean and deviation over seeds and trials."""
+    from pipeline.experiments.table import table as run
+
+    text, notes = run(which, form, dataset, where or (), all_commits=all_commits)
+    for note in notes:
+        logger.warning(note)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    with atomic_file(output) as file:
+        file.write_text(text)
+
+
+@app.command()
+def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")]) -> None:
+    """Set every value of params.yaml to a preset's: paper, viper-laptop, or synthetic (as committed)."""
+    from pipeline.preset import preset as run
+
+    run(name)
