@@ -97,9 +97,12 @@ def split(
     Same params, same bytes, whatever the number of processes or the backend. split.json has the persons, the
     factors, the options and a digest of each table. Parameters: mlr.
     """
+    from pipeline.check import check
     from pipeline.split import split as run
 
     params = _params()
+    if hasattr(params.source_of(dataset), "archive"):  # the rest was checked before there were images
+        check(dataset, params, downloaded=True)
     counts = run(dataset, params, workers or params.runtime.workers, backend)
     logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
 

@@ -16,6 +16,21 @@ logger = logging.getLogger(__name__)
 
 
 @app.command()
+def check(dataset: Annotated[str | None, typer.Argument(help="One dataset; default all.")] = None) -> None:
+    """Say in seconds what would stop a later stage: files, cameras, persons, sizes of images.
+
+    The stage inputs asks for it too, so `dvc repro` fails before it has worked for hours.
+    """
+    from pipeline.check import check as run
+    from pipeline.params import load_params
+    from pipeline.paths import Paths
+
+    params = load_params()
+    for name in params.datasets if dataset is None else [dataset]:
+        typer.echo(run(name, params, downloaded=Paths(name).images.exists()))
+
+
+@app.command()
 def ablate(
     rows: Annotated[
         AblationName, typer.Argument(help="losses: Table II, components: Table III, sr: super-resolution.")

@@ -88,10 +88,30 @@ def _read_memo(file: Path) -> Memo:
     return memo
 
 
+def check_once(dataset: str) -> None:
+    """Have ``pipeline.check`` say what would stop a later stage, unless all is as when it last said nothing.
+
+    It imports what reads images, and so is asked only where params.yaml or the digests have changed.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    files = [Path("params.yaml"), Paths(dataset).inputs("source"), Paths(dataset).inputs("weights")]
+    state = {str(file): [sha256(file)] for file in files}
+    memo = Path(os.environ.get("DVC_ROOT", "."), f".work/checked-{dataset}.json")
+    if _read_memo(memo) != state:
+        from pipeline.check import check
+        from pipeline.params import load_params
+
+        check(dataset, load_params())
+        _write(memo, state)
+
+
 def main() -> None:
     """Run the stage; a user's mistake is one line on standard error and status 1."""
     try:
         inputs(sys.argv[2])
+        check_once(sys.argv[2])
     except Exception as error:
         if (line := explain(error)) is None:
             raise
