@@ -13,7 +13,7 @@ from dgrl.mlr.protocol import plan_split
 from dgrl.tables import read_keys
 from pipeline.download import local_archive
 from pipeline.params import Params
-from pipeline.paths import Paths, outside
+from pipeline.paths import Paths, located, outside
 
 
 def check(dataset: str, params: Params, *, downloaded: bool = False) -> str:
@@ -61,7 +61,7 @@ def source_keys(dataset: str, params: Params) -> pd.DataFrame | None:
     Raises:
         InputError: if a file is missing or no image.
     """
-    source = params.source_of(dataset)
+    source = located(params.source_of(dataset))
     if isinstance(source, folder.FolderParams):
         with folder.listed(source) as (opened, members):
             rows: list[tuple[Any, ...]] = [

@@ -16,6 +16,30 @@ logger = logging.getLogger(__name__)
 
 
 @app.command()
+def init(
+    name: Annotated[str | None, typer.Argument(help="Of the dataset; none: lay down a project only.")] = None,
+    from_folder: Annotated[Path | None, typer.Option(help="A folder or zip file of images.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet: path, person_id, camera_id; role, subset if wanted.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Regular expression for paths, with groups person_id and camera_id.")
+    ] = None,
+    use_all: Annotated[
+        bool, typer.Option("--use-all", help="Train on everyone, for production; nobody is held out.")
+    ] = False,
+) -> None:
+    """Start a project, and set its params.yaml for own images: persons and cameras are read from the names.
+
+    Asks nothing; says what it found and what it could not. An edited params.yaml is kept beside the new one.
+    """
+    from pipeline.init import init as run
+
+    for line in run(name, from_folder, table, pattern, use_all=use_all):
+        typer.echo(line)
+
+
+@app.command()
 def check(dataset: Annotated[str | None, typer.Argument(help="One dataset; default all.")] = None) -> None:
     """Say in seconds what would stop a later stage: files, cameras, persons, sizes of images.
 
@@ -74,8 +98,12 @@ def table(
 
 
 @app.command()
-def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")]) -> None:
+def preset(
+    name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
+    force: Annotated[bool, typer.Option("--force", help="Keep no copy of an edited params.yaml.")] = False,
+) -> None:
     """Set every value of params.yaml to a preset's: paper, viper-laptop, or synthetic (as committed)."""
     from pipeline.preset import preset as run
 
-    run(name)
+    if backup := run(name, force=force):
+        logger.warning("params.yaml had values of no preset; it is kept as %s", backup)

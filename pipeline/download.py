@@ -11,12 +11,12 @@ from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from dgrl.tables import write_table
 from pipeline.params import Params
-from pipeline.paths import Paths, dropped, outside
+from pipeline.paths import Paths, dropped, located, outside
 
 
 def download(dataset: str, params: Params) -> None:
     """Write ``data/<dataset>/images``, with the official test persons of each trial where there are such."""
-    source, paths = params.source_of(dataset), Paths(dataset)
+    source, paths = located(params.source_of(dataset)), Paths(dataset)
     kind = KINDS[source.kind]
     archive = local_archive(dataset, params) or _fetched(dataset, params) if kind.remote else Path()
     write_table(paths.images, kind.images(source, archive))

@@ -65,7 +65,9 @@ def _train(dataset: str, params: Params) -> None:
                 "make them equal"
             )
         settings["threads"] = torch.get_num_threads()  # sums depend on it
-        with _work_folder(here, f"train@{dataset}", json.dumps(settings), [*files, *code("train")]) as work:
+        with _work_folder(
+            here, f"train@{dataset}", json.dumps(settings), [*files, *code("train", dataset)]
+        ) as work:
             hr, sr = _banks(paths, params, work, here)
             batches = Batches(hr, sr, params.augment, params.train, default_device(), here)
             start = params.model.model_copy(update={"weights": str(weights)} if weights else {})

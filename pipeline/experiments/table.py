@@ -258,7 +258,7 @@ def _telling(values: pd.Series, key: str, committed: Mapping[str, Any]) -> bool:
     """Whether lines must name a param: it differs, or the metrics are not of the paper's test persons."""
     found = set(values)
     usual = {committed[key]} if found and key in committed else set()
-    return len(found | usual) > 1 or (key == "mlr.evaluate_on" and found == {"val"})
+    return len(found | usual) > 1 or (key == "mlr.evaluate_on" and not found <= {"test"})
 
 
 def _line(row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
