@@ -55,6 +55,32 @@ def check(dataset: Annotated[str | None, typer.Argument(help="One dataset; defau
 
 
 @app.command()
+def doctor() -> None:
+    """Say what this machine has (versions, devices, links, disk), what is missing, and how to get it."""
+    from pipeline.doctor import doctor as run
+
+    lines, missing = run()
+    typer.echo("\n".join(lines))
+    typer.echo("\nmissing:" if missing else "\nnothing is missing")
+    for line in missing:
+        typer.echo(f"- {line}")
+    if any(not line.startswith("optional: ") for line in missing):
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    all_commits: Annotated[
+        bool, typer.Option("--all-commits", help="Also experiments of other commits.")
+    ] = False,
+) -> None:
+    """List the experiments with Rank-1, mAP and the params that differ from the commit they started from."""
+    from pipeline.experiments.runs import runs as run
+
+    typer.echo(run(all_commits=all_commits), nl=False)
+
+
+@app.command()
 def ablate(
     rows: Annotated[
         AblationName, typer.Argument(help="losses: Table II, components: Table III, sr: super-resolution.")
