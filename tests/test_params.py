@@ -211,7 +211,12 @@ def test_the_paper_preset_has_the_numbers_of_section_iv_c(project: Path) -> None
         ("mlr", "factors", [2, 9], "mlr.factors.1 = 9: input should be less than or equal to 8"),
         ("mlr", "lr_camera", {"synthetic": "c1", "vipr": "a"}, "mlr.lr_camera.vipr is no dataset (allowed: "),
         ("mlr", "lr_camera", {}, "mlr.lr_camera.synthetic is missing; set it to a camera, or a pattern"),
-        ("mlr", "evaluate_on", "train", "mlr.evaluate_on = 'train': input should be 'test' or 'val'"),
+        (
+            "mlr",
+            "evaluate_on",
+            "train",
+            "mlr.evaluate_on = 'train': input should be 'test', 'val' or 'everyone'",
+        ),
         ("mlr", "val_fraction", 1.0, "mlr.val_fraction = 1.0: input should be less than 1"),
         ("mlr", "trial", -1, "mlr.trial = -1: input should be greater than or equal to 0"),
         ("evaluate", "cmc_length", 5, "evaluate.cmc_length = 5: input should be greater than or equal to 10"),

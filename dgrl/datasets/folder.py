@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
@@ -66,16 +67,23 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
     Raises:
         InputError: naming the row or file that is wrong.
     """
+    with listed(params) as (opened, members):
+        yield from map(opened.row, members)
+
+
+@contextmanager
+def listed(params: FolderParams) -> Iterator[tuple[Archive, list[Member]]]:
+    """The opened folder and its images as ``images`` has them, before any is read."""
     if params.root is None:
         raise InputError("no folder of images is given; set root and one of table and pattern")
     with open_archive(Path(params.root)) as opened:
         if params.table is not None:
-            listed = _from_table(opened, Path(params.table))
+            found = _from_table(opened, Path(params.table))
         else:
-            listed = _from_pattern(opened, params.pattern or "")
-        members = opened.ordered(listed)
+            found = _from_pattern(opened, params.pattern or "")
+        members = opened.ordered(found)
         _check_links(opened, members)
-        yield from map(opened.row, members)
+        yield opened, members
 
 
 def _from_table(opened: Archive, table: Path) -> Iterator[Member]:

@@ -38,7 +38,8 @@ class MlrParams(Section):
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
     training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
     queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
-    evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
+    # val: hold out training persons and evaluate on them; everyone: train on all and evaluate on the same
+    evaluate_on: Literal["test", "val", "everyone"] = "test"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
 
 
@@ -119,12 +120,12 @@ def plan_split(
         )
     if params.queries == "one":
         queries = _one_each(queries, dataset, params)
-    if params.evaluate_on == "test":
+    if params.evaluate_on != "val":
         gallery = pd.concat([gallery, nobody[~nobody.is_lr]])
     for image_id, factor in zip(queries.image_id.tolist(), queries.factor.tolist(), strict=True):
-        entries[image_id] = (Entry("query", image_id, factor),)
+        entries[image_id] = (*entries.get(image_id, ()), Entry("query", image_id, factor))
     for image_id in gallery.image_id.tolist():
-        entries[image_id] = (Entry("gallery", image_id, 1),)
+        entries[image_id] = (*entries.get(image_id, ()), Entry("gallery", image_id, 1))
     return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped), left_out)
 
 
@@ -198,6 +199,8 @@ def _split_persons(
 ) -> tuple[set[str], set[str]]:
     """Training and test persons: official where there is such a split, else a random half per trial."""
     persons = sorted(set(people.person_id))
+    if params.evaluate_on == "everyone":
+        return set(persons), set(persons)
     train, test = (set(people.person_id[people.subset == subset]) for subset in ("train", "test"))
     if both := sorted(train & test):
         raise InputError(f"{dataset}: person {both[0]} is of the subsets train and test; keep one")
