@@ -1,12 +1,12 @@
 """Small sets for the tests of the multi-low-resolution protocol, and what becomes of their images."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from dgrl.mlr.protocol import MlrParams, Split
+from dgrl.mlr.protocol import MlrParams, Per, Split
 
 PARAMS = MlrParams(lr_camera={"set": "c1"})
 REAL = MlrParams(lr_camera={"set": "c1"}, real_lr=("set",))
@@ -68,10 +68,14 @@ def crowds(least: int) -> st.SearchStrategy[dict[str, tuple[int, ...]]]:
     return st.dictionaries(names, counts, min_size=least, max_size=12)
 
 
+def per_options(per: Per, **others: Any) -> MlrParams:
+    return MlrParams(train_factor_per=per, query_factor_per=per, **others)
+
+
 OPTIONS = st.builds(
-    MlrParams,
+    per_options,
     seed=st.integers(0, 9),
     trial=st.integers(0, 9),
-    factor_per=st.sampled_from(["image", "camera"]),
+    per=st.sampled_from(["image", "camera", "person"]),
     lr_camera=st.just({"set": "c1"}),
 )

@@ -156,7 +156,8 @@ def test_the_description_is_json_that_tells_how_the_set_was_made() -> None:
     told = json.loads(json.dumps(describe(split, parts, "set", PARAMS)))
     assert told["dataset"] == "set"
     assert told["options"] == {
-        "seed": 0, "trial": 0, "factors": [2, 3, 4], "factor_per": "image", "lr_camera": "c1",
+        "seed": 0, "trial": 0, "factors": [2, 3, 4], "lr_camera": "c1",
+        "train_factor_per": "image", "query_factor_per": "image",
         "real_lr": ["caviar"], "training_pairs": "twin", "queries": "all", "evaluate_on": "test",
         "val_fraction": 0.2,
     }  # fmt: skip

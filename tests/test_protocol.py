@@ -12,7 +12,7 @@ from mlr_sets import OPTIONS, PARAMS, REAL, Role, crowd, crowds, images, officia
 from scipy.stats import chisquare
 
 from dgrl.errors import InputError
-from dgrl.mlr.protocol import Entry, MlrParams, describe, plan_split
+from dgrl.mlr.protocol import Entry, MlrParams, Per, describe, plan_split
 
 
 @steady
@@ -120,27 +120,40 @@ def test_only_the_chosen_factors_are_drawn() -> None:
     assert {role.factor for role in roles.values() if role.subset != "gallery"} == {3}
 
 
-def test_one_factor_per_camera() -> None:
+@pytest.mark.parametrize("per", ["image", "camera", "person"])
+@pytest.mark.parametrize("table", ["train", "query"])
+def test_how_training_and_query_factors_are_drawn_is_set_separately(
+    table: Literal["train", "query"], per: Per
+) -> None:
+    """Those of the other table stay as with the default, which is one factor per image."""
     keys = images(crowd(40, cameras=6))
     factors: set[tuple[int, ...]] = set()
-    for trial in range(10):
-        params = MlrParams(factor_per="camera", trial=trial, lr_camera={"set": "c1"})
-        roles = roles_of(plan_split(keys, "set", params))
-        low = [
-            (camera, roles[i].factor)
-            for i, camera in zip(keys.image_id, keys.camera_id, strict=True)
-            if roles[i].subset != "gallery"
-        ]
-        assert len(set(low)) == 6
-        factors.add(tuple(factor for _, factor in sorted(set(low))))
-    assert len(factors) > 5
+    for trial in range(8):
+        params = PARAMS.model_copy(update={"trial": trial, "lr_camera": {"set": "c[1-3]"}})
+        default = roles_of(plan_split(keys, "set", params))
+        roles = roles_of(plan_split(keys, "set", params.model_copy(update={f"{table}_factor_per": per})))
+        assert {i: role.subset for i, role in roles.items()} == {i: r.subset for i, r in default.items()}
+        drawn = subset_of(keys, roles, table)
+        drawn = drawn.assign(factor=[roles[image_id].factor for image_id in drawn.image_id])
+        assert {i: role for i, role in roles.items() if role.subset != table} == {
+            i: role for i, role in default.items() if role.subset != table
+        }
+        groups = drawn.groupby(f"{per}_id").factor.agg(set)
+        assert {len(group) for group in groups} == {1}
+        assert per == "image" or roles != default
+        factors.add(tuple(factor for (factor,) in groups))
+    assert len(factors) > 4
 
 
-def test_one_factor_per_image_mixes_the_factors_of_a_camera() -> None:
+def test_how_query_factors_are_drawn_may_differ_between_datasets() -> None:
     keys = images(crowd(40))
-    roles = roles_of(plan_split(keys, "set", PARAMS))
-    queries = subset_of(keys, roles, "query")
-    assert {roles[image_id].factor for image_id in queries.image_id} == {2, 3, 4}
+    params = MlrParams(lr_camera={"a": "c1", "b": "c1"}, query_factor_per={"a": "camera"})
+    for dataset, count in (("a", 1), ("b", 3)):
+        split = plan_split(keys, dataset, params)
+        roles = roles_of(split)
+        assert len({role.factor for role in roles.values() if role.subset == "query"}) == count
+        per = "camera" if dataset == "a" else "image"
+        assert describe(split, {}, dataset, params)["options"]["query_factor_per"] == per
 
 
 def test_the_official_split_is_kept() -> None:

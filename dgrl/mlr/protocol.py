@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import pandas as pd
-from pydantic import Field, Strict
+from pydantic import Field, Strict, field_validator
 
 from dgrl.config import Section
 from dgrl.errors import InputError
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 TABLES = ("train_hr", "train_lr", "query", "gallery")
 
 Factor = Annotated[int, Field(ge=2, le=8)]
+Per = Literal["image", "camera", "person"]
 
 
 class MlrParams(Section):
@@ -33,13 +34,27 @@ class MlrParams(Section):
     seed: int = 0
     trial: Annotated[int, Field(ge=0)] = 0  # which of the random (or official) splits of persons
     factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
-    factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
+    train_factor_per: Per = "image"  # all images of one image, camera or person have one r; image: III-A
+    query_factor_per: Per | dict[str, Per] = "image"  # (d) likewise, of all datasets or by dataset: IV-A
     lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
     training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
     queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
     evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
+
+    @field_validator("query_factor_per", mode="before")
+    @classmethod
+    def _check_per(cls, value: Any) -> Any:
+        allowed = get_args(Per)
+        if any(per not in allowed for per in (value.values() if isinstance(value, dict) else [value])):
+            raise ValueError(f"must be one of {', '.join(allowed)}, for all datasets or by dataset")
+        return value
+
+    def query_factor_per_of(self, dataset: str) -> Per:
+        """How r is drawn for the queries of a dataset; per image where nothing is said of it."""
+        per = self.query_factor_per
+        return per.get(dataset, "image") if isinstance(per, dict) else per
 
 
 class Entry(NamedTuple):
@@ -87,18 +102,14 @@ def plan_split(
     """
     lr_camera = _lr_camera(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
-    keys = keys.assign(
-        is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id.tolist()],
-        factor=[
-            _factor(image_id, camera_id, dataset, params)
-            for image_id, camera_id in zip(keys.image_id.tolist(), keys.camera_id.tolist(), strict=True)
-        ],
-    )
+    keys = keys.assign(is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id.tolist()])
     people, nobody = keys[keys.subset != DISTRACTOR], keys[keys.subset == DISTRACTOR]
     dropped = _without_hr_or_lr(people) if dataset in params.real_lr else set()
     people = people[~people.person_id.isin(dropped)]
     train, test = _split_persons(people, dataset, params, official)
     tested, training = (people[people.person_id.isin(persons)] for persons in (test, train))
+    training = _with_factors(training, params.train_factor_per, dataset, params)
+    tested = _with_factors(tested, params.query_factor_per_of(dataset), dataset, params)
 
     if dataset in params.real_lr or params.training_pairs == "person":
         entries = _person_pairs(training, dataset, params)
@@ -140,7 +151,10 @@ def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
     """``split.json``: options, persons, counts, digests and the factor of every LR image that was made."""
-    options = params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]}
+    options = params.model_dump(mode="json") | {
+        "lr_camera": params.lr_camera[dataset],
+        "query_factor_per": params.query_factor_per_of(dataset),
+    }
     if dataset in params.real_lr:
         options["training_pairs"] = "person"  # whatever the params say: a real LR image has no twin
     return {
@@ -179,13 +193,18 @@ def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     return chosen
 
 
-def _factor(image_id: str, camera_id: str, dataset: str, params: MlrParams) -> int:
-    """The factor of an LR image: drawn, or 1 where it is a real one."""
+def _with_factors(images: pd.DataFrame, per: Per, dataset: str, params: MlrParams) -> pd.DataFrame:
+    """With a column ``factor``: drawn, one for all images of a ``per``, or 1 where LR images are real."""
+
+    def draw(name: str) -> int:
+        rng = named_generator("factor", params.seed, dataset, params.trial, name)
+        return params.factors[int(rng.integers(len(params.factors)))]
+
     if dataset in params.real_lr:
-        return 1
-    name = image_id if params.factor_per == "image" else camera_id
-    rng = named_generator("factor", params.seed, dataset, params.trial, name)
-    return params.factors[int(rng.integers(len(params.factors)))]
+        return images.assign(factor=1)
+    names = images[f"{per}_id"]
+    drawn = {name: draw(name) for name in set(names)}
+    return images.assign(factor=[drawn[name] for name in names])
 
 
 def _without_hr_or_lr(people: pd.DataFrame) -> set[str]:
