@@ -158,7 +158,7 @@ def test_the_description_is_json_that_tells_how_the_set_was_made() -> None:
     assert told["options"] == {
         "seed": 0, "trial": 0, "factors": [2, 3, 4], "lr_camera": "c1",
         "train_factor_per": "image", "query_factor_per": "image",
-        "real_lr": ["caviar"], "training_pairs": "twin", "queries": "all", "evaluate_on": "test",
+        "real_lr": ["caviar"], "training_pairs": "twin", "queries": "lr_camera", "evaluate_on": "test",
         "val_fraction": 0.2,
     }  # fmt: skip
     assert (told["train_persons"], told["test_persons"]) == (split.train_persons, split.test_persons)

@@ -230,18 +230,14 @@ def test_an_unknown_lr_camera_is_named(chosen: dict[str, str], told: str) -> Non
         plan_split(images(crowd(4)), "set", MlrParams(lr_camera=chosen))
 
 
-@pytest.mark.parametrize("queries", ["all", "one"])
-def test_queries_without_a_gallery_image_are_left_out(
-    queries: Literal["all", "one"], caplog: pytest.LogCaptureFixture
-) -> None:
-    params = PARAMS.model_copy(update={"queries": queries})
+def test_queries_without_a_gallery_image_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     subsets = dict.fromkeys(["0000", "0001"], "train")
     keys = images(crowd(4) | {"7777": (1, 0), "8888": (2, 0)}, subsets)
-    split = plan_split(keys, "set", params)
-    assert split.entries == plan_split(images(crowd(4), subsets), "set", params).entries
+    split = plan_split(keys, "set", PARAMS)
+    assert split.entries == plan_split(images(crowd(4), subsets), "set", PARAMS).entries
     assert split.left_out_queries == ["7777_c1_0", "8888_c1_0", "8888_c1_1"]
     assert "3 queries of set are left out" in caplog.text
-    told = describe(split, {}, "set", params)
+    told = describe(split, {}, "set", PARAMS)
     assert told["left_out_queries"] == split.left_out_queries
 
 
@@ -269,15 +265,26 @@ def test_the_lr_camera_may_be_a_pattern(pattern: str) -> None:
     assert sorted(set(queries.camera_id)) == [f"c{i}" for i in (1, 2) if str(i) in pattern]
 
 
-def test_one_query_per_person() -> None:
-    keys = images(crowd(40, each=4))
-    every = roles_of(plan_split(keys, "set", PARAMS))
-    one = roles_of(plan_split(keys, "set", PARAMS.model_copy(update={"queries": "one"})))
-    queries = subset_of(keys, one, "query")
-    assert sorted(queries.person_id) == sorted(set(subset_of(keys, every, "query").person_id))
-    assert len({image_id[-1] for image_id in queries.image_id}) == 4  # any of a person's four images
-    assert one.items() <= every.items()
-    assert {every[image_id].subset for image_id in every.keys() - one.keys()} == {"query"}
+@pytest.mark.parametrize(("choice", "queries", "gallery"), [("official", 2, 12), ("lr_camera", 8, 16)])
+def test_the_official_queries(choice: Literal["official", "lr_camera"], queries: int, gallery: int) -> None:
+    """Two persons and three cameras, a query and three test images by each, counted by hand."""
+    keys = images(crowd(4, each=4, cameras=3), dict.fromkeys(["0000", "0001"], "train"))
+    keys.loc[keys.subset == "all", "subset"] = "test"
+    keys.loc[(keys.subset == "test") & keys.image_id.str.endswith("_0"), "subset"] = "query"
+    split = plan_split(keys, "set", PARAMS.model_copy(update={"queries": choice}))
+    assert (split.train_persons, split.test_persons) == (["0000", "0001"], ["0002", "0003"])
+    counts = Counter(role.subset for role in roles_of(split).values())
+    assert counts == {"train": 24, "query": queries, "gallery": gallery}
+    if choice == "official":
+        chosen = subset_of(keys, roles_of(split), "query")
+        assert (set(chosen.subset), set(chosen.camera_id)) == ({"query"}, {"c1"})
+        chosen = subset_of(keys, roles_of(split), "gallery")
+        assert (set(chosen.subset), set(chosen.camera_id)) == ({"test"}, {"c2", "c3"})
+
+
+def test_a_set_without_official_queries() -> None:
+    with pytest.raises(InputError, match=r"mlr.queries = 'official': the test persons of set have no"):
+        plan_split(images(crowd(4)), "set", PARAMS.model_copy(update={"queries": "official"}))
 
 
 def test_the_official_test_persons_of_a_trial() -> None:

@@ -18,7 +18,7 @@ from pydantic import Field, Strict, field_validator
 from dgrl.config import Section
 from dgrl.errors import InputError
 from dgrl.random import named_generator, named_seed
-from dgrl.tables import DISTRACTOR, JUNK
+from dgrl.tables import DISTRACTOR, JUNK, QUERY
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class MlrParams(Section):
     lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
     training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
-    queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
+    queries: Literal["lr_camera", "official"] = "lr_camera"  # (d) all its test images, or the official ones
     evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
 
@@ -91,13 +91,15 @@ def plan_split(
     Args:
         keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the
             persons are given, else ``all`` (if only one of the two is given, everyone else is of the
-            other); ``DISTRACTOR`` or ``JUNK`` for images of no person.
+            other); ``QUERY`` for a test image that the benchmark has as query; ``DISTRACTOR`` or ``JUNK``
+            for images of no person.
         dataset: its name, part of the name of every draw.
         params: the ``mlr`` section.
         official: the test persons of each trial, where the benchmark lists them (CUHK03's testsets).
 
     Raises:
-        InputError: if the LR camera or the trial is unknown, no query has a gallery image of its person,
+        InputError: if the LR camera or the trial is unknown, official queries are wanted and there are
+            none, no query has a gallery image of its person,
             a person is a training and a test person, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
@@ -115,7 +117,7 @@ def plan_split(
         entries = _person_pairs(training, dataset, params)
     else:
         entries = _twins(training)
-    queries, gallery = tested[tested.is_lr], tested[~tested.is_lr]
+    queries, gallery = _queries_and_gallery(tested, dataset, params)
     findable = queries.person_id.isin(set(gallery.person_id))
     left_out = sorted(queries.image_id[~findable])
     queries = queries[findable]
@@ -128,8 +130,6 @@ def plan_split(
         logger.warning(
             "%d queries of %s are left out, as their persons have no gallery image", len(left_out), dataset
         )
-    if params.queries == "one":
-        queries = _one_each(queries, dataset, params)
     if params.evaluate_on == "test":
         gallery = pd.concat([gallery, nobody[~nobody.is_lr]])
     for image_id, factor in zip(queries.image_id.tolist(), queries.factor.tolist(), strict=True):
@@ -217,7 +217,9 @@ def _split_persons(
 ) -> tuple[set[str], set[str]]:
     """Training and test persons: official where there is such a split, else a random half per trial."""
     persons = sorted(set(people.person_id))
-    train, test = (set(people.person_id[people.subset == subset]) for subset in ("train", "test"))
+    train, test = (
+        set(people.person_id[people.subset.isin(subsets)]) for subsets in (("train",), ("test", QUERY))
+    )
     if both := sorted(train & test):
         raise InputError(f"{dataset}: person {both[0]} is of the subsets train and test; keep one")
     if official:
@@ -241,6 +243,21 @@ def _split_persons(
     held_out = min(max(round(len(train) * params.val_fraction), 1), len(train) - 1)
     test = set(_draw(sorted(train), held_out, "val", params.seed, dataset, params.trial))
     return train - test, test
+
+
+def _queries_and_gallery(
+    tested: pd.DataFrame, dataset: str, params: MlrParams
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The test images of the LR camera and those of the others, of which official queries are no part."""
+    if params.queries == "lr_camera":
+        return tested[tested.is_lr], tested[~tested.is_lr]
+    is_query = tested.subset == QUERY
+    if not is_query.any():
+        raise InputError(
+            f"params.yaml: mlr.queries = 'official': the test persons of {dataset} have no official queries; "
+            "choose lr_camera"
+        )
+    return tested[tested.is_lr & is_query], tested[~tested.is_lr & ~is_query]
 
 
 def _draw(persons: list[str], count: int, *names: str | int) -> list[str]:
@@ -279,10 +296,3 @@ def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> di
         entries[high].append(Entry("train_hr", f"{high}+{low}", 1))
         entries[low].append(Entry("train_lr", f"{high}+{low}", factors[low]))
     return {image_id: tuple(rows) for image_id, rows in entries.items()}
-
-
-def _one_each(queries: pd.DataFrame, dataset: str, params: MlrParams) -> pd.DataFrame:
-    """One query per person, at random."""
-    names = ("query", params.seed, dataset, params.trial)
-    drawn = queries.assign(number=[named_seed(*names, image_id) for image_id in queries.image_id])
-    return drawn.sort_values(["number", "image_id"]).drop_duplicates("person_id")
