@@ -234,7 +234,12 @@ def _split_persons(
     elif not train:
         train = set(_draw(persons, len(persons) // 2, "persons", params.seed, dataset, params.trial))
     if params.evaluate_on == "test":
-        return train, set(persons) - train
+        if not (test := set(persons) - train):
+            raise InputError(
+                f"{dataset}: all persons are of the subset train, none is left to test; choose "
+                "mlr.evaluate_on: val, which holds some out"
+            )
+        return train, test
     if len(train) < 2:
         raise InputError(
             f"{dataset}: {len(train)} of {len(persons)} persons train, too few persons to hold some out "
