@@ -13,13 +13,13 @@ from pydantic import field_validator, model_validator
 from dgrl.config import Section
 from dgrl.datasets.archive import Archive, Member, open_archive
 from dgrl.errors import InputError
-from dgrl.tables import DISTRACTOR, JUNK, ImageRow
+from dgrl.tables import DISTRACTOR, JUNK, QUERY, ImageRow
 
 REQUIRED = ("path", "person_id", "camera_id")
 COLUMNS = (*REQUIRED, "role", "subset")
 ROLES = ("hr", "lr")
 MATCH_SECONDS = 2  # for one name: some patterns take years
-SUBSETS = ("train", "test", DISTRACTOR, JUNK)
+SUBSETS = ("train", "test", QUERY, DISTRACTOR, JUNK)
 
 
 class FolderParams(Section):
@@ -58,8 +58,8 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
     An image_id is the path below root without its suffix. A camera is called as it is given; with a role
     (``hr`` or ``lr``) it becomes ``hr:<camera>`` or ``lr:<camera>``, so that LR cameras can be told from HR
     ones. Files that the table does not list, or the pattern does not match as a whole, are left out. A
-    subset is ``train``, ``test``, ``distractor`` (a gallery image of nobody) or ``junk`` (ignored), and
-    ``all`` where none is given.
+    subset is ``train``, ``test``, ``query`` (a test image that is an official query), ``distractor`` (a
+    gallery image of nobody) or ``junk`` (ignored), and ``all`` where none is given.
 
     Args:
         params: relative paths are relative to the working directory.
