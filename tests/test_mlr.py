@@ -555,7 +555,7 @@ def test_the_description_is_json_that_tells_how_the_set_was_made() -> None:
     assert told["options"] == {
         "seed": 0, "trial": 0, "factors": [2, 3, 4], "factor_per": "image", "lr_camera": "c1",
         "real_lr": ["caviar"], "training_pairs": "twin", "queries": "all", "evaluate_on": "test",
-        "val_fraction": 0.2,
+        "val_fraction": 0.2, "twins": "one",
     }  # fmt: skip
     assert (told["train_persons"], told["test_persons"]) == (split.train_persons, split.test_persons)
     low = {image_id: role for image_id, role in roles_of(split).items() if role.subset != "gallery"}

@@ -37,6 +37,7 @@ class MlrParams(Section):
     lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
     training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
+    twins: Literal["one", "every_factor"] = "one"  # LR images of a training pair; one is sampled each epoch
     queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
     evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
@@ -103,7 +104,7 @@ def plan_split(
     if dataset in params.real_lr or params.training_pairs == "person":
         entries = _person_pairs(training, dataset, params)
     else:
-        entries = _twins(training)
+        entries = _twins(training, params)
     queries, gallery = tested[tested.is_lr], tested[~tested.is_lr]
     findable = queries.person_id.isin(set(gallery.person_id))
     left_out = sorted(queries.image_id[~findable])
@@ -139,10 +140,13 @@ def table_digest(keys: pd.DataFrame) -> str:
 def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
-    """``split.json``: options, persons, counts, digests and the factor of every LR image that was made."""
+    """``split.json``: options, persons, counts, digests and the factor of every LR image that was made.
+
+    Without those of training images that have an LR image of every factor.
+    """
     options = params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]}
     if dataset in params.real_lr:
-        options["training_pairs"] = "person"  # whatever the params say: a real LR image has no twin
+        options |= {"training_pairs": "person", "twins": "one"}  # whatever the params say: there is no twin
     return {
         "dataset": dataset,
         "options": options,
@@ -163,7 +167,7 @@ def describe(
             image_id: entry.factor
             for image_id, entries in split.entries.items()
             for entry in entries
-            if entry.factor > 1
+            if entry.factor > 1 and (entry.table == "query" or params.twins == "one")
         },
     }
 
@@ -229,12 +233,19 @@ def _draw(persons: list[str], count: int, *names: str | int) -> list[str]:
     return sorted(persons, key=lambda person: (named_seed(*names, person), person))[:count]
 
 
-def _twins(training: pd.DataFrame) -> dict[str, tuple[Entry, ...]]:
+def _twins(training: pd.DataFrame, params: MlrParams) -> dict[str, tuple[Entry, ...]]:
     """Every HR training image gets an LR twin of its own: N pairs (III-A)."""
     return {
-        image_id: (Entry("train_hr", image_id, 1), Entry("train_lr", image_id, factor))
+        image_id: (Entry("train_hr", image_id, 1), *_lr_entries(image_id, factor, params))
         for image_id, factor in zip(training.image_id.tolist(), training.factor.tolist(), strict=True)
     }
+
+
+def _lr_entries(image_id: str, factor: int, params: MlrParams) -> list[Entry]:
+    """The LR images of a pair: of the factor that was drawn, or of every one; a real one stays as it is."""
+    every = params.twins == "every_factor" and factor > 1
+    factors = sorted(set(params.factors)) if every else [factor]
+    return [Entry("train_lr", image_id, each) for each in factors]
 
 
 def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> dict[str, tuple[Entry, ...]]:
@@ -258,7 +269,7 @@ def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> di
     entries: dict[str, list[Entry]] = defaultdict(list)
     for high, low in sorted(pairs):
         entries[high].append(Entry("train_hr", f"{high}+{low}", 1))
-        entries[low].append(Entry("train_lr", f"{high}+{low}", factors[low]))
+        entries[low] += _lr_entries(f"{high}+{low}", factors[low], params)
     return {image_id: tuple(rows) for image_id, rows in entries.items()}
 
 
