@@ -1,6 +1,7 @@
 """Stage pretrain_sr: RCAN of one scale, trained on the HR training images."""
 
 from dgrl.errors import InputError
+from dgrl.mlr.degrade import degradation
 from dgrl.superres.pretrain import pretrain, publish_nothing
 from pipeline.params import Params
 from pipeline.paths import Paths
@@ -24,7 +25,8 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
+    how = degradation(params.mlr.recipe, params.mlr.kernel, params.mlr.jpeg_quality)
     settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing of this one's
     files = [table, *code("pretrain_sr")]
-    with work_folder(f"pretrain_sr@{dataset}-{scale}", settings, files) as work:
-        return pretrain(table, paths.rcan(scale), scale, params.rcan, work)
+    with work_folder(f"pretrain_sr@{dataset}-{scale}", f"{settings} {how}", files) as work:
+        return pretrain(table, paths.rcan(scale), scale, params.rcan, work, how)

@@ -2,11 +2,13 @@
 
 import json
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from small_images import brute_psnr, image_row, write_persons
 
 from dgrl.errors import InputError
 from dgrl.images import Image, decode
+from dgrl.mlr.degrade import degradation
 from dgrl.superres.params import RcanParams
 from dgrl.superres.pretrain import held_out, options, pretrain
 from dgrl.superres.upscale import load_rcan
@@ -37,7 +40,7 @@ def dataset(table: Path, phase: str, scale: int = 3, **changes: Any) -> Any:
 
     persons = held_out([f"{person:04d}" for person in range(8)], 0.25, 0)
     opt = {"table": str(table), "phase": phase, "scale": scale, "held_out": persons, "patch": 24, "seed": 0}
-    return TableDataset({**opt, **changes})
+    return TableDataset({**opt, "degradation": ["area", 0], **changes})
 
 
 def to_uint8(tensor: Any) -> Image:
@@ -168,6 +171,18 @@ def test_lr_is_the_area_mean_of_hr(train_hr: Path, phase: str, scale: int) -> No
             assert hr.shape[:2] == (24, 24)
         blocks = hr.reshape(height, scale, width, scale, 3).mean(axis=(1, 3))  # an area mean, by NumPy
         assert np.abs(blocks - lr).max() <= 1
+
+
+def test_lr_is_made_as_the_recipe_says(train_hr: Path, tmp_path: Path) -> None:
+    """VPFA's way: Pillow, bicubic, its default JPEG."""
+    how = degradation("vpfa")
+    made = options(train_hr, 2, PARAMS, tmp_path, how)["datasets"]["val"]
+    data = dataset(train_hr, "val", 2, degradation=made["degradation"])
+    for index in range(len(data)):
+        hr = PIL.Image.fromarray(to_uint8(data[index]["gt"]))
+        file = BytesIO()
+        hr.resize((hr.width // 2, hr.height // 2), PIL.Image.Resampling.BICUBIC).save(file, "JPEG")
+        assert (to_uint8(data[index]["lq"]) == np.array(PIL.Image.open(file))).all()
 
 
 def test_patches_come_from_their_image_upright_and_sometimes_mirrored(train_hr: Path) -> None:

@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in [f"{person}_{camera}_{index}"]
     ]
     write_table(tmp_path / "data/set/images", rows)
-    params = load_params()
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
     monkeypatch.chdir(tmp_path)
     mlr = params.mlr.model_copy(update={"lr_camera": {"set": "a"}, "twins": "every_factor"})
     split("set", params.model_copy(update={"mlr": mlr}), workers=1)

@@ -10,13 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import Field, Strict
 
 from dgrl.config import Section
 from dgrl.errors import InputError
+from dgrl.mlr.degrade import Entry, Kernel, Recipe
 from dgrl.random import named_generator, named_seed
 from dgrl.tables import DISTRACTOR, JUNK
 
@@ -33,6 +34,9 @@ class MlrParams(Section):
     seed: int = 0
     trial: Annotated[int, Field(ge=0)] = 0  # which of the random (or official) splits of persons
     factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
+    recipe: Recipe = "dgrl"  # how LR images are made: the paper's area resampling, IV-C, or public code's
+    kernel: Kernel | None = None  # null: the recipe's
+    jpeg_quality: Annotated[int, Field(ge=0, le=100)] | None = None  # 0: lossless; null: the recipe's
     factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
     lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
@@ -41,14 +45,6 @@ class MlrParams(Section):
     queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
     evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
-
-
-class Entry(NamedTuple):
-    """One row that an image contributes to a table."""
-
-    table: Literal["train_hr", "train_lr", "query", "gallery"]
-    image_id: str  # in the table; those of an HR image and its LR twin are equal
-    factor: int  # of down-sampling; 1 = as it is
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     python -m dgrl.superres.child OPTIONS.yml PARENT_PID
 
 basicsr owns the network, the loss, the optimizer and the loop. What is here is what it has no class for:
-images from Parquet, pairs made by area down-sampling, and results as safetensors, JSON and CSV.
+images from Parquet, pairs made as the set's LR images are, and results as safetensors, JSON and CSV.
 """
 
 import csv
@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 
 from dgrl.errors import InputError, explain
 from dgrl.images import Image
+from dgrl.mlr.degrade import Degradation, degrade
 from dgrl.parallel.processes import die_with_parent
 from dgrl.random import named_generator
 from dgrl.superres.params import LESS_MEMORY
@@ -43,9 +44,9 @@ logger = logging.getLogger("dgrl.superres")
 class TableDataset(Dataset[dict[str, Any]]):
     """Pairs of an LR and an HR image from an image table, decoded once into memory.
 
-    Options: ``table``, ``scale``, ``held_out`` (person ids), ``patch`` (HR pixels), ``phase``. "val" gives
-    the held-out persons' whole images; "train" gives random patches of all others, by ``seed``. Images
-    smaller than the patch are left out of both.
+    Options: ``table``, ``scale``, ``degradation`` (kernel and JPEG quality), ``held_out`` (person ids),
+    ``patch`` (HR pixels), ``phase``. "val" gives the held-out persons' whole images; "train" gives random
+    patches of all others, by ``seed``. Images smaller than the patch are left out of both.
 
     Items: ``lq`` [3, h, w] and ``gt`` [3, h * scale, w * scale], float32 RGB in [0, 1], with the image_id
     as ``lq_path`` and ``gt_path``.
@@ -62,7 +63,8 @@ class TableDataset(Dataset[dict[str, Any]]):
             if (row.person_id in held_out) != self.training and min(row.width, row.height) >= opt["patch"]
         ]
         self.image_ids = [row.image_id for row in rows]
-        self.pairs = [_pair(row.pixels(), self.scale) for row in rows]
+        how = Degradation(*opt["degradation"])
+        self.pairs = [_pair(row.pixels(), self.scale, how) for row in rows]
         self.visits = [0] * len(rows)
 
     def __len__(self) -> int:
@@ -89,7 +91,7 @@ class TableDataset(Dataset[dict[str, Any]]):
         )
 
 
-def _pair(image: Image, scale: int) -> tuple[Image, Image]:
+def _pair(image: Image, scale: int, how: Degradation) -> tuple[Image, Image]:
     """LR and HR, the HR cut to a multiple of ``scale``.
 
     A patch of the LR image at whole LR pixels is then the down-sampled patch of the HR image, so one
@@ -97,8 +99,7 @@ def _pair(image: Image, scale: int) -> tuple[Image, Image]:
     """
     height, width = (side // scale for side in image.shape[:2])
     hr = image[: height * scale, : width * scale]
-    lr = cv2.resize(hr, (width, height), interpolation=cv2.INTER_AREA)
-    return lr.astype(np.uint8, copy=False), hr
+    return degrade(hr, scale, how)[0], hr
 
 
 def _tensor(image: Image) -> torch.Tensor:
