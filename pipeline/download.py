@@ -19,8 +19,10 @@ def download(dataset: str, params: Params) -> None:
     source, paths = params.source_of(dataset), Paths(dataset)
     kind = KINDS[source.kind]
     archive = _archive(dataset, params) if kind.remote else Path()
-    write_table(paths.images, kind.images(source, archive))
-    if kind.splits and (splits := kind.splits(source, archive)):
+    with kind.opened(archive) as opened:
+        write_table(paths.images, kind.images(source, opened))
+        splits = kind.splits(source, opened) if kind.splits else []
+    if splits:
         with atomic_file(paths.official_splits) as file:
             file.write_text(json.dumps(splits, indent=1) + "\n")
 
