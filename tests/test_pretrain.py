@@ -1,6 +1,7 @@
 """RCAN by basicsr on small made images."""
 
 import json
+import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from small_images import RCAN as PARAMS
-from small_images import brute_psnr, image_row, write_persons
+from small_images import brute_psnr, image_row, smooth_image, write_persons
 
 from dgrl.errors import InputError
 from dgrl.images import Image, decode
@@ -24,7 +25,7 @@ from dgrl.superres.params import RcanParams
 from dgrl.superres.pretrain import held_out, options, pretrain
 from dgrl.superres.upscale import load_rcan
 from dgrl.tables import read_rows, write_table
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.pretrain_sr import pretrain_sr
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
@@ -114,6 +115,23 @@ def test_a_patch_larger_than_all_images_is_named(train_hr: Path, tmp_path: Path)
     with pytest.raises(InputError, match=r"rcan.patch = 60 .* only 0 of the persons .*at most 48$"):
         pretrain(train_hr, tmp_path / "rcan", 2, params, tmp_path / "work")
     assert not (tmp_path / "rcan").exists()
+
+
+def test_the_patch_is_checked_for_every_dataset_before_one_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second set has only images that are narrower than the patch; they are found first."""
+    values = load_params(PARAMS_FILE).model_dump()
+    values["datasets"] = ["synthetic", "viper"]
+    values["rcan"] |= PARAMS.model_dump(mode="json")
+    monkeypatch.chdir(tmp_path)
+    write_persons(Path("data/synthetic/mlr/train_hr"))
+    narrow = [image_row(smooth_image(person, width=16), person, "a") for person in range(4)]
+    write_table(Path("data/viper/mlr/train_hr"), narrow)
+    shutil.copy(PARAMS_FILE.with_name("dvc.yaml"), "dvc.yaml")
+    with pytest.raises(InputError, match=r"patch = 24 fits .* of data/viper/mlr/train_hr.*at most 12"):
+        pretrain_sr("synthetic", 2, Params.parse(values, ""))
+    assert not Path("data/synthetic/rcan").exists()
 
 
 def test_a_scale_not_in_the_params_is_named() -> None:

@@ -116,7 +116,14 @@ def options(
     Raises:
         InputError: see ``pretrain``.
     """
-    keys = _large_enough(read_keys(train_hr), params, train_hr)
+    keys, images = large_enough(train_hr, params), len(read_keys(train_hr))
+    if len(keys) < images:
+        logger.warning(
+            "%d of %d images are smaller than rcan.patch = %d: RCAN is trained and measured without them",
+            images - len(keys),
+            images,
+            params.patch,
+        )
     persons = held_out(keys["person_id"].unique().tolist(), params.val_fraction, params.seed)
     training = int((~keys["person_id"].isin(persons)).sum())
     epoch = min(params.iterations, _ITERATIONS_PER_EPOCH) * params.batch
@@ -194,12 +201,16 @@ def held_out(person_ids: list[str], fraction: float, seed: int) -> list[str]:
     return sorted(sorted(draws, key=draws.__getitem__)[:count])
 
 
-def _large_enough(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> pd.DataFrame:
-    """The images that a patch fits into.
+def large_enough(train_hr: Path, params: RcanParams) -> pd.DataFrame:
+    """The keys of the images that a patch fits into.
 
     Others are left out, as basicsr's preparation of training sets leaves out what is below its threshold.
     Padded by reflection, they would teach RCAN mirrored borders, which no image has that it will restore.
+
+    Raises:
+        InputError: if fewer than two persons have such images.
     """
+    keys = read_keys(train_hr)
     sides = keys[["width", "height"]].min(axis="columns")
     large = keys[sides >= params.patch]
     persons = large["person_id"].nunique()
@@ -209,13 +220,6 @@ def _large_enough(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> pd.
         raise InputError(
             f"rcan.patch = {params.patch} fits into images of only {persons} of the persons of {train_hr}, "
             f"and RCAN needs two or more; set it to at most {largest // unit * unit}"
-        )
-    if len(large) < len(keys):
-        logger.warning(
-            "%d of %d images are smaller than rcan.patch = %d: RCAN is trained and measured without them",
-            len(keys) - len(large),
-            len(keys),
-            params.patch,
         )
     return large
 
