@@ -92,14 +92,16 @@ class TableDataset(Dataset[dict[str, Any]]):
 
 
 def _pair(image: Image, scale: int, how: Degradation) -> tuple[Image, Image]:
-    """LR and HR, the HR cut to a multiple of ``scale``.
+    """The LR image that the set has of a whole image, and what RCAN is to make of it.
 
-    A patch of the LR image at whole LR pixels is then the down-sampled patch of the HR image, so one
-    down-sampling per image does for every patch.
+    basicsr wants HR sides of exactly ``scale`` times the LR ones. Where they are not (128 by 3: 42, and 126),
+    the HR image is resized by bicubic interpolation (d). A cut one would show less than the LR image.
     """
-    height, width = (side // scale for side in image.shape[:2])
-    hr = image[: height * scale, : width * scale]
-    return degrade(hr, scale, how)[0], hr
+    lr = degrade(image, scale, how)[0]
+    size = lr.shape[1] * scale, lr.shape[0] * scale
+    if size == image.shape[1::-1]:
+        return lr, image
+    return lr, cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
 
 
 def _tensor(image: Image) -> torch.Tensor:
@@ -185,17 +187,28 @@ class TableSRModel(SRModel):  # type: ignore[misc]
             self.test()
             lr, sr, hr = (tensor2img(image, rgb2bgr=False) for image in (self.lq, self.output, self.gt))
             bicubic = cv2.resize(lr, hr.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-            scores.append([*_scores(sr, hr), *_scores(bicubic, hr)])
-        names = ["psnr", "ssim", "bicubic_psnr", "bicubic_ssim"]
+            scores.append([*_scores(sr, hr, self.opt["scale"]), *_scores(bicubic, hr, self.opt["scale"])])
+        names = ["psnr", "psnr_y", "ssim"]
+        names += [f"bicubic_{name}" for name in names]
         metrics = dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
         metrics["gain_psnr"] = metrics["psnr"] - metrics["bicubic_psnr"]
         metrics |= {"images": len(scores), "iterations": self.opt["train"]["total_iter"]}
         (self.output_folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 
-def _scores(image: Image, hr: Image) -> tuple[float, float]:
-    """PSNR (dB) and SSIM over RGB, border 0, uint8 [H, W, 3]."""
-    return min(calculate_psnr(image, hr, 0), _EXACT), calculate_ssim(image, hr, 0)
+def _scores(image: Image, hr: Image, scale: int) -> tuple[float, float, float]:
+    """PSNR (dB) over RGB, border 0; over Y, border ``scale``, as RCAN's paper; SSIM over RGB, border 0.
+
+    Images are uint8 [H, W, 3]; borders are in pixels, cut from each side.
+    """
+    border = min(scale, (min(hr.shape[:2]) - 1) // 2)
+    bgr = image[..., ::-1], hr[..., ::-1]  # whose Y basicsr takes
+    luma = calculate_psnr(*bgr, border, test_y_channel=True)
+    return (
+        min(calculate_psnr(image, hr, 0), _EXACT),
+        min(luma, _EXACT),
+        calculate_ssim(image, hr, 0),
+    )
 
 
 def main() -> None:

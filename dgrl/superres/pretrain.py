@@ -69,9 +69,10 @@ def pretrain(
         how: LR images are made, as those of the set.
 
     Returns:
-        PSNR (dB) and SSIM over RGB, border 0 (no pixels cut), of the held-out persons' images cut to a
-        multiple of ``scale``: ``psnr, ssim, bicubic_psnr, bicubic_ssim, gain_psnr``; and ``images,
-        iterations``. The log warns where RCAN is below bicubic interpolation.
+        Means over the held-out persons' images, as RCAN learns them: ``psnr`` (dB) and ``ssim`` over RGB,
+        border 0 (no pixels cut), and ``psnr_y`` over the Y channel, border ``scale``, as SR papers give it;
+        the same of bicubic interpolation as ``bicubic_*``; ``gain_psnr``, ``images``, ``iterations``. The log
+        warns where RCAN is below bicubic interpolation.
 
     Raises:
         InputError: if fewer than two persons have images that a patch fits into, an image is unreadable, the
