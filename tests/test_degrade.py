@@ -2,17 +2,21 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
+from scipy.stats import chisquare
 from small_images import smooth_image
 
 from dgrl.errors import InputError
 from dgrl.images import Image, pixel_sha256
 from dgrl.mlr.degrade import Entry, degradation, make_row
+from dgrl.mlr.protocol import MlrParams, plan_split
 from dgrl.tables import ImageRow, read_rows
 from pipeline.download import download
 from pipeline.params import Params, load_params
@@ -127,3 +131,41 @@ def test_every_recipe_makes_mlr_viper(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_wrong_recipe_is_named() -> None:
     with pytest.raises(InputError, match=r"mlr.recipe = 'srcnn': input should be 'dgrl', 'sing', 'dil'"):
         viper("srcnn")
+
+
+def seen(counts: dict[str, str]) -> pd.DataFrame:
+    """An image by each camera of a person: ``{"p1": "abc"}``."""
+    rows = [(f"{p}_{c}", p, c, "distractor" if p == "0" else "all") for p, cs in counts.items() for c in cs]
+    return pd.DataFrame(rows, columns=["image_id", "person_id", "camera_id", "subset"])
+
+
+def lr_cameras(keys: pd.DataFrame, trial: int = 0) -> dict[str, str]:
+    """The LR camera of each person who is tested; the images of their other cameras are the gallery."""
+    params = MlrParams(lr_camera={"set": "random"}, trial=trial)
+    entries = plan_split(keys, "set", params).entries.items()
+    tables = {image_id: rows[0].table for image_id, rows in entries if rows[0].table in ("query", "gallery")}
+    asked = {name[:-2]: name[-1] for name, table in tables.items() if table == "query"}
+    for row in keys[keys.person_id.isin(list(asked))].itertuples():
+        assert tables[row.image_id] == ("query" if row.camera_id == asked[row.person_id] else "gallery")
+    return asked
+
+
+def test_the_lr_camera_may_be_drawn_for_each_person() -> None:
+    keys = seen({f"p{number}": "abc" for number in range(600)})
+    counts = Counter(lr_cameras(keys).values())
+    assert chisquare(list(counts.values())).pvalue > 1e-4
+    assert sum(counts.values()) == 300
+    assert lr_cameras(keys) != lr_cameras(keys, trial=1)
+    every, without = lr_cameras(keys), lr_cameras(keys[keys.person_id != "p7"])
+    both = every.keys() & without.keys()  # one person more or less moves one across the halves
+    assert len(both) >= 299
+    assert all(every[person] == without[person] for person in both)
+
+
+def test_persons_of_one_camera_and_distractors_stay_of_high_resolution() -> None:
+    keys = seen({"0": "abc", "p1": "a", "p2": "ab", "p3": "a", "p4": "bc"})
+    split = plan_split(keys, "set", MlrParams(lr_camera={"set": "random"}))
+    assert not split.left_out_queries
+    tables = {image_id: {row.table for row in rows} for image_id, rows in split.entries.items()}
+    assert [tables[f"0_{camera}"] for camera in "abc"] == [{"gallery"}] * 3
+    assert not {"query"} & (tables["p1_a"] | tables["p3_a"])

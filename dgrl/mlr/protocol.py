@@ -24,6 +24,7 @@ from dgrl.tables import DISTRACTOR, JUNK
 logger = logging.getLogger(__name__)
 
 TABLES = ("train_hr", "train_lr", "query", "gallery")
+RANDOM = "random"  # an LR camera for each person, as in VPFA's public code
 
 Factor = Annotated[int, Field(ge=2, le=8)]
 
@@ -34,14 +35,14 @@ class MlrParams(Section):
     seed: int = 0
     trial: Annotated[int, Field(ge=0)] = 0  # which of the random (or official) splits of persons
     factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
+    factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
+    lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, a pattern, or random
+    real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
     recipe: Recipe = "dgrl"  # how LR images are made: the paper's area resampling, IV-C, or public code's
     kernel: Kernel | None = None  # null: the recipe's
     jpeg_quality: Annotated[int, Field(ge=0, le=100)] | None = None  # 0: lossless; null: the recipe's
-    factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
-    lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
-    real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
-    training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
     twins: Literal["one", "every_factor"] = "one"  # LR images of a training pair; one is sampled each epoch
+    training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
     queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
     evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
@@ -85,7 +86,7 @@ def plan_split(
     lr_camera = _lr_camera(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
     keys = keys.assign(
-        is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id.tolist()],
+        is_lr=_is_lr(keys, lr_camera, dataset, params),
         factor=[
             _factor(image_id, camera_id, dataset, params)
             for image_id, camera_id in zip(keys.image_id.tolist(), keys.camera_id.tolist(), strict=True)
@@ -171,12 +172,25 @@ def describe(
 def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     cameras = sorted(set(keys.camera_id))
     chosen = params.lr_camera.get(dataset)
-    if chosen is None or not any(fnmatchcase(camera, chosen) for camera in cameras):
+    if chosen != RANDOM and (chosen is None or not any(fnmatchcase(camera, chosen) for camera in cameras)):
         raise InputError(
             f"params.yaml: mlr.lr_camera.{dataset} = {chosen!r} is no camera of {dataset} "
-            f"(allowed: {', '.join(cameras)}, or a pattern such as {cameras[0][0]}*)"
+            f"(allowed: {', '.join(cameras)}, or a pattern such as {cameras[0][0]}*, or {RANDOM})"
         )
     return chosen
+
+
+def _is_lr(keys: pd.DataFrame, lr_camera: str, dataset: str, params: MlrParams) -> list[bool]:
+    """Whether each image is the LR camera's; at random, that of the camera drawn for the image's person."""
+    if lr_camera != RANDOM:
+        return [fnmatchcase(camera, lr_camera) for camera in keys.camera_id]
+    names = ("lr_camera", params.seed, dataset, params.trial)
+    seen = zip(keys.person_id, keys.camera_id, strict=True)
+    numbers = pd.Series([named_seed(*names, person, camera) for person, camera in seen], keys.index)
+    is_drawn = numbers == numbers.groupby(keys.person_id).transform("min")
+    many = keys.groupby("person_id").camera_id.transform("nunique") > 1  # else there is none to find them by
+    is_lr: list[bool] = (is_drawn & many & (keys.subset != DISTRACTOR)).tolist()
+    return is_lr
 
 
 def _factor(image_id: str, camera_id: str, dataset: str, params: MlrParams) -> int:
