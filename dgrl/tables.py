@@ -35,6 +35,7 @@ from dgrl.images import Image, decode, encode_png, pixel_sha256
 ROWS_PER_SHARD = 1024
 BYTES_PER_SHARD = 256 * 2**20  # of encoded images; pyarrow reads no row group with 2 GiB of them
 DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery images of nobody; images to be ignored
+QUERY = "query"  # subset: test images that a benchmark has as queries
 KEYS = ["image_id", "person_id", "camera_id", "subset", "factor", "width", "height", "pixel_sha256"]
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

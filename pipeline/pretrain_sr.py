@@ -25,6 +25,6 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
         return {}
     table = paths.mlr("train_hr")
     settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing of this one's
-    files = [table, *code("pretrain_sr")]
+    files = [table, *code("pretrain_sr", dataset)]
     with work_folder(f"pretrain_sr@{dataset}-{scale}", settings, files) as work:
         return pretrain(table, paths.rcan(scale), scale, params.rcan, work)

@@ -1,6 +1,7 @@
 """Stage train: pairs of HR and SR images to the DGRL network."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from pipeline.logs import set_up_logs
 from pipeline.params import Params
 from pipeline.paths import Paths, outside
 from pipeline.work import code, work_folder
+
+logger = logging.getLogger(__name__)
 
 
 def train(dataset: str, params: Params) -> None:
@@ -62,7 +65,9 @@ def _train(dataset: str, params: Params) -> None:
                 "make them equal"
             )
         settings["threads"] = torch.get_num_threads()  # sums depend on it
-        with _work_folder(here, f"train@{dataset}", json.dumps(settings), [*files, *code("train")]) as work:
+        with _work_folder(
+            here, f"train@{dataset}", json.dumps(settings), [*files, *code("train", dataset)]
+        ) as work:
             hr, sr = _banks(paths, params, work, here)
             persons = set(hr.keys.person_id)
             held_out = hold_out(persons, params.train.held_out, params.train.seed)
@@ -70,13 +75,14 @@ def _train(dataset: str, params: Params) -> None:
             start = params.model.model_copy(update={"weights": str(weights)} if weights else {})
             model = build(start, batches.persons, params.train.seed)
             losses = partial(loss_terms, params=params.loss, gather=here.all_gather)
-            with _curves(here, paths.live, dataset) as log:
+            with _curves(here, paths.live, dataset, batches.per_epoch) as log:
                 train_network(
                     model, losses, batches, params.train, work / "checkpoint.pt", log, here,
                     log_every=params.runtime.log_every, checkpoint_every=params.runtime.checkpoint_every,
                 )  # fmt: skip
             if here.rank == 0:
                 learned = {f"{dataset}/{person}" for person in persons.difference(held_out)}
+                learned = learned if params.train.epochs else set()
                 earlier = trained_persons(weights) if weights else frozenset()
                 save_model(paths.model, model, params.model, batches.persons, learned | earlier)
                 with atomic_file(paths.config) as file:
@@ -132,17 +138,23 @@ def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> tuple[Image
 
 
 @contextmanager
-def _curves(here: Ranks, folder: Path, dataset: str) -> Iterator[Log]:
-    """What writes the metrics of a step for ``dvc plots``, in rank 0."""
+def _curves(here: Ranks, folder: Path, dataset: str, steps_per_epoch: int) -> Iterator[Log]:
+    """What writes the metrics of a step for ``dvc plots``, and a line an epoch to the log, in rank 0."""
     if here.rank:
         yield lambda step, metrics: None
         return
+    said = 0
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
+        (folder / "plots/metrics").mkdir(parents=True)  # an output, of a run without training too
 
         def log(step: int, metrics: Mapping[str, float]) -> None:
             live.step = step
             for name, value in metrics.items():
                 live.log_metric(f"{dataset}/{name}", value, timestamp=False)
             live.make_summary()
+            nonlocal said
+            if (epoch := step // steps_per_epoch) > said:
+                said, loss, rate = epoch, metrics["loss/total"], metrics["images_per_second"]
+                logger.info("epoch %d: loss %.3f, %.0f images/s", epoch, loss, rate)
 
         yield log

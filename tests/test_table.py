@@ -95,7 +95,7 @@ def test_a_param_that_older_runs_lack_is_a_setting_too() -> None:
 
 def test_a_param_in_which_all_runs_differ_from_the_commit_is_named() -> None:
     runs = frame(run(40.0, loss__gamma=1.0), run(41.0, loss__gamma=1.0, train__seed=1))
-    committed = {"loss.gamma": 5.0, "train.epochs": 40, "train.seed": 7, "loss.kl": False}
+    committed = {"loss.gamma": 5.0, "train.epochs": 40, "train.seed": 7, "loss.kl": 0.0}
     lines, _ = summarise(runs, TABLES["II"], committed=committed)
     assert {key[2]: line.n for key, line in ours(lines).items()} == {"loss.gamma=1": 2}
 

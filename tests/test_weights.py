@@ -378,7 +378,7 @@ def test_a_damaged_file_in_the_cache_is_named(published: Path, tmp_path: Path) -
         initialise(build(), vary(weights="imagenet"))
 
 
-@pytest.mark.parametrize("backbone", get_args(BackboneName))
+@pytest.mark.parametrize("backbone", [name for name in get_args(BackboneName) if name.startswith("resnet")])
 def test_torchvisions_addresses_say_the_digest(backbone: str) -> None:
     url = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"].url
     assert re.fullmatch(rf"https://.*/{backbone}-[0-9a-f]{{8}}\.pth", url)

@@ -10,21 +10,22 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import pandas as pd
-from pydantic import Field, Strict
+from pydantic import Field, Strict, field_validator
 
 from dgrl.config import Section
 from dgrl.errors import InputError
 from dgrl.random import named_generator, named_seed
-from dgrl.tables import DISTRACTOR, JUNK
+from dgrl.tables import DISTRACTOR, JUNK, QUERY
 
 logger = logging.getLogger(__name__)
 
 TABLES = ("train_hr", "train_lr", "query", "gallery")
 
 Factor = Annotated[int, Field(ge=2, le=8)]
+Per = Literal["image", "camera", "person"]
 
 
 class MlrParams(Section):
@@ -33,13 +34,28 @@ class MlrParams(Section):
     seed: int = 0
     trial: Annotated[int, Field(ge=0)] = 0  # which of the random (or official) splits of persons
     factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
-    factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
+    train_factor_per: Per = "image"  # all images of one image, camera or person have one r; image: III-A
+    query_factor_per: Per | dict[str, Per] = "image"  # (d) likewise, of all datasets or by dataset: IV-A
     lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
     training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
-    queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
-    evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
+    queries: Literal["lr_camera", "official"] = "lr_camera"  # (d) all its test images, or the official ones
+    # val: hold out training persons and evaluate on them; everyone: train on all and evaluate on the same
+    evaluate_on: Literal["test", "val", "everyone"] = "test"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
+
+    @field_validator("query_factor_per", mode="before")
+    @classmethod
+    def _check_per(cls, value: Any) -> Any:
+        allowed = get_args(Per)
+        if any(per not in allowed for per in (value.values() if isinstance(value, dict) else [value])):
+            raise ValueError(f"must be one of {', '.join(allowed)}, for all datasets or by dataset")
+        return value
+
+    def query_factor_per_of(self, dataset: str) -> Per:
+        """How r is drawn for the queries of a dataset; per image where nothing is said of it."""
+        per = self.query_factor_per
+        return per.get(dataset, "image") if isinstance(per, dict) else per
 
 
 class Entry(NamedTuple):
@@ -76,35 +92,33 @@ def plan_split(
     Args:
         keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the
             persons are given, else ``all`` (if only one of the two is given, everyone else is of the
-            other); ``DISTRACTOR`` or ``JUNK`` for images of no person.
+            other); ``QUERY`` for a test image that the benchmark has as query; ``DISTRACTOR`` or ``JUNK``
+            for images of no person.
         dataset: its name, part of the name of every draw.
         params: the ``mlr`` section.
         official: the test persons of each trial, where the benchmark lists them (CUHK03's testsets).
 
     Raises:
-        InputError: if the LR camera or the trial is unknown, no query has a gallery image of its person,
+        InputError: if the LR camera or the trial is unknown, official queries are wanted and there are
+            none, no query has a gallery image of its person,
             a person is a training and a test person, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
-    keys = keys.assign(
-        is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id.tolist()],
-        factor=[
-            _factor(image_id, camera_id, dataset, params)
-            for image_id, camera_id in zip(keys.image_id.tolist(), keys.camera_id.tolist(), strict=True)
-        ],
-    )
+    keys = keys.assign(is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id.tolist()])
     people, nobody = keys[keys.subset != DISTRACTOR], keys[keys.subset == DISTRACTOR]
     dropped = _without_hr_or_lr(people) if dataset in params.real_lr else set()
     people = people[~people.person_id.isin(dropped)]
     train, test = _split_persons(people, dataset, params, official)
     tested, training = (people[people.person_id.isin(persons)] for persons in (test, train))
+    training = _with_factors(training, params.train_factor_per, dataset, params)
+    tested = _with_factors(tested, params.query_factor_per_of(dataset), dataset, params)
 
     if dataset in params.real_lr or params.training_pairs == "person":
         entries = _person_pairs(training, dataset, params)
     else:
         entries = _twins(training)
-    queries, gallery = tested[tested.is_lr], tested[~tested.is_lr]
+    queries, gallery = _queries_and_gallery(tested, dataset, params)
     findable = queries.person_id.isin(set(gallery.person_id))
     left_out = sorted(queries.image_id[~findable])
     queries = queries[findable]
@@ -117,14 +131,12 @@ def plan_split(
         logger.warning(
             "%d queries of %s are left out, as their persons have no gallery image", len(left_out), dataset
         )
-    if params.queries == "one":
-        queries = _one_each(queries, dataset, params)
-    if params.evaluate_on == "test":
+    if params.evaluate_on != "val":
         gallery = pd.concat([gallery, nobody[~nobody.is_lr]])
     for image_id, factor in zip(queries.image_id.tolist(), queries.factor.tolist(), strict=True):
-        entries[image_id] = (Entry("query", image_id, factor),)
+        entries[image_id] = (*entries.get(image_id, ()), Entry("query", image_id, factor))
     for image_id in gallery.image_id.tolist():
-        entries[image_id] = (Entry("gallery", image_id, 1),)
+        entries[image_id] = (*entries.get(image_id, ()), Entry("gallery", image_id, 1))
     return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped), left_out)
 
 
@@ -140,7 +152,10 @@ def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
     """``split.json``: options, persons, counts, digests and the factor of every LR image that was made."""
-    options = params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]}
+    options = params.model_dump(mode="json") | {
+        "lr_camera": params.lr_camera[dataset],
+        "query_factor_per": params.query_factor_per_of(dataset),
+    }
     if dataset in params.real_lr:
         options["training_pairs"] = "person"  # whatever the params say: a real LR image has no twin
     return {
@@ -179,13 +194,18 @@ def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     return chosen
 
 
-def _factor(image_id: str, camera_id: str, dataset: str, params: MlrParams) -> int:
-    """The factor of an LR image: drawn, or 1 where it is a real one."""
+def _with_factors(images: pd.DataFrame, per: Per, dataset: str, params: MlrParams) -> pd.DataFrame:
+    """With a column ``factor``: drawn, one for all images of a ``per``, or 1 where LR images are real."""
+
+    def draw(name: str) -> int:
+        rng = named_generator("factor", params.seed, dataset, params.trial, name)
+        return params.factors[int(rng.integers(len(params.factors)))]
+
     if dataset in params.real_lr:
-        return 1
-    name = image_id if params.factor_per == "image" else camera_id
-    rng = named_generator("factor", params.seed, dataset, params.trial, name)
-    return params.factors[int(rng.integers(len(params.factors)))]
+        return images.assign(factor=1)
+    names = images[f"{per}_id"]
+    drawn = {name: draw(name) for name in set(names)}
+    return images.assign(factor=[drawn[name] for name in names])
 
 
 def _without_hr_or_lr(people: pd.DataFrame) -> set[str]:
@@ -198,7 +218,11 @@ def _split_persons(
 ) -> tuple[set[str], set[str]]:
     """Training and test persons: official where there is such a split, else a random half per trial."""
     persons = sorted(set(people.person_id))
-    train, test = (set(people.person_id[people.subset == subset]) for subset in ("train", "test"))
+    if params.evaluate_on == "everyone":
+        return set(persons), set(persons)
+    train, test = (
+        set(people.person_id[people.subset.isin(subsets)]) for subsets in (("train",), ("test", QUERY))
+    )
     if both := sorted(train & test):
         raise InputError(f"{dataset}: person {both[0]} is of the subsets train and test; keep one")
     if official:
@@ -213,7 +237,12 @@ def _split_persons(
     elif not train:
         train = set(_draw(persons, len(persons) // 2, "persons", params.seed, dataset, params.trial))
     if params.evaluate_on == "test":
-        return train, set(persons) - train
+        if not (test := set(persons) - train):
+            raise InputError(
+                f"{dataset}: all persons are of the subset train, none is left to test; choose "
+                "mlr.evaluate_on: val, which holds some out"
+            )
+        return train, test
     if len(train) < 2:
         raise InputError(
             f"{dataset}: {len(train)} of {len(persons)} persons train, too few persons to hold some out "
@@ -222,6 +251,21 @@ def _split_persons(
     held_out = min(max(round(len(train) * params.val_fraction), 1), len(train) - 1)
     test = set(_draw(sorted(train), held_out, "val", params.seed, dataset, params.trial))
     return train - test, test
+
+
+def _queries_and_gallery(
+    tested: pd.DataFrame, dataset: str, params: MlrParams
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The test images of the LR camera and those of the others, of which official queries are no part."""
+    if params.queries == "lr_camera":
+        return tested[tested.is_lr], tested[~tested.is_lr]
+    is_query = tested.subset == QUERY
+    if not is_query.any():
+        raise InputError(
+            f"params.yaml: mlr.queries = 'official': the test persons of {dataset} have no official queries; "
+            "choose lr_camera"
+        )
+    return tested[tested.is_lr & is_query], tested[~tested.is_lr & ~is_query]
 
 
 def _draw(persons: list[str], count: int, *names: str | int) -> list[str]:
@@ -260,10 +304,3 @@ def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> di
         entries[high].append(Entry("train_hr", f"{high}+{low}", 1))
         entries[low].append(Entry("train_lr", f"{high}+{low}", factors[low]))
     return {image_id: tuple(rows) for image_id, rows in entries.items()}
-
-
-def _one_each(queries: pd.DataFrame, dataset: str, params: MlrParams) -> pd.DataFrame:
-    """One query per person, at random."""
-    names = ("query", params.seed, dataset, params.trial)
-    drawn = queries.assign(number=[named_seed(*names, image_id) for image_id in queries.image_id])
-    return drawn.sort_values(["number", "image_id"]).drop_duplicates("person_id")

@@ -83,7 +83,7 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
         return [], ["failed"]
     params = flat_params(newest["data"])
     records, states = [], []
-    for dataset, metrics in _metrics(newest["data"]["metrics"]):
+    for dataset, metrics in dataset_metrics(newest["data"]["metrics"]):
         if stale := _stale(metrics.get("options", {}), params):
             states.append(f"out of date on {dataset} (its metrics are of another {stale})")
             continue
@@ -92,7 +92,7 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
     return records, states if records or states else ["unevaluated"]
 
 
-def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def dataset_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What the stage evaluate wrote for each dataset."""
     for name, file in metrics.items():
         dataset = Path(name).parts[-3] if name.endswith("eval/metrics.json") else ""
@@ -174,11 +174,11 @@ def _choose(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
         if runs.empty:
             break
         if key not in runs.columns.drop(list(_KEYS)):
-            raise InputError(f"--where {key}={_text(value)}: there is no param {key!r} in params.yaml")
+            raise InputError(f"--where {key}={as_text(value)}: there is no param {key!r} in params.yaml")
         fits = _have(runs, {key: value})
         if not fits.any():
-            found = ", ".join(sorted({_text(other) for other in runs[key]}))
-            raise InputError(f"--where {key}={_text(value)}: no run has it (there are: {found})")
+            found = ", ".join(sorted({as_text(other) for other in runs[key]}))
+            raise InputError(f"--where {key}={as_text(value)}: no run has it (there are: {found})")
         runs = runs[fits]
     return runs
 
@@ -201,7 +201,7 @@ def _usual(runs: pd.DataFrame, table: Table, where: Mapping[str, Any]) -> tuple[
     fits = _have(runs, usual)
     if fits.all():
         return runs, []
-    asked = " ".join(f"{key}={_text(value)}" for key, value in usual.items())
+    asked = " ".join(f"{key}={as_text(value)}" for key, value in usual.items())
     return runs[fits], [f"left out, not {asked}: {(~fits).sum()} runs (--where chooses others)"]
 
 
@@ -237,7 +237,7 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
 def _lines(runs: pd.DataFrame, table: Table, dataset: str, committed: Mapping[str, Any]) -> list[Line]:
     """The paper's own rows, then a block of the others for every setting."""
     varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key, committed)]
-    named = [", ".join(f"{key}={_text(run[key])}" for key in varying) for _, run in runs.iterrows()]
+    named = [", ".join(f"{key}={as_text(run[key])}" for key in varying) for _, run in runs.iterrows()]
     texts = pd.Series(named, index=runs.index, dtype=object)
     lines = [_line(row, runs[:0], dataset, "") for row in table.rows if not row.params]
     for text in sorted(set(texts)) or [""]:
@@ -258,7 +258,7 @@ def _telling(values: pd.Series, key: str, committed: Mapping[str, Any]) -> bool:
     """Whether lines must name a param: it differs, or the metrics are not of the paper's test persons."""
     found = set(values)
     usual = {committed[key]} if found and key in committed else set()
-    return len(found | usual) > 1 or (key == "mlr.evaluate_on" and found == {"val"})
+    return len(found | usual) > 1 or (key == "mlr.evaluate_on" and not found <= {"test"})
 
 
 def _line(row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
@@ -279,7 +279,7 @@ def _care(runs: pd.DataFrame, table: Table) -> list[str]:
     return notes
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """As YAML writes it, but 5.0 as 5."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
