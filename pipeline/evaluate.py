@@ -13,11 +13,12 @@ import torch
 
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import adapted, fit
+from dgrl.evaluation.calibration import calibrate
 from dgrl.evaluation.evaluate import curves, evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings, rank
 from dgrl.extractor import Extractor
-from dgrl.files import atomic_folder
+from dgrl.files import atomic_file, atomic_folder, sha256
 from dgrl.image_bank import ImageBank, load_bank
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
@@ -47,7 +48,11 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         workers=workers or default_workers(),
     )
     query, gallery = _embed(extractor(model), query_bank, gallery_bank)
-    ranking, metrics = evaluate_embeddings(query, gallery, query_bank.keys.factor.to_numpy(), params.evaluate)
+    factors = query_bank.keys.factor.to_numpy()
+    ranking, metrics = evaluate_embeddings(query, gallery, factors, params.evaluate)
+    digest, seed = sha256(paths.model), params.evaluate.seed
+    calibration, calibrated = calibrate(query, gallery, factors, digest, seed)
+    metrics |= calibrated
     if params.evaluate.adapt == "whiten":
         whitening = fit(*_adaptation_pairs(dataset, paths, extractor(model), size), params.evaluate.seed)
         adapted_metrics = rank(*adapted(whitening, query, gallery)).metrics()
@@ -59,6 +64,8 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         untrained = rank(*_embed(random, query_bank, gallery_bank))
         metrics |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
     options = _options(paths, params.evaluate)
+    with atomic_file(paths.calibration) as file:  # null: too few persons
+        file.write_text(json.dumps(calibration and calibration.model_dump(mode="json")) + "\n")
     with atomic_folder(paths.eval) as folder:
         written = {dataset: _nested(metrics) | {"options": options}}
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")

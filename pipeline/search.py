@@ -1,6 +1,10 @@
 """The commands that use a network: embed, index and search images."""
 
+import json
 import logging
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,10 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dgrl.errors import InputError
 from dgrl.files import atomic_file
 
 if TYPE_CHECKING:  # they import pandas and torch, which takes seconds
     from dgrl.embedders.embedder import Embedder
+    from dgrl.evaluation.calibration import Calibration
     from dgrl.search.index import Index, Vectors
     from dgrl.search.sheet import Answer
 
@@ -37,6 +43,8 @@ RcanOption = Annotated[
     typer.Option(help="data/<dataset>/rcan: restore them by RCAN, not bicubic interpolation."),
 ]
 KindName = Literal["exact", "hnsw", "ivf"]
+
+FMR = 1e-3  # the nearest that there is a threshold for
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +106,26 @@ def search(
     index_folder: Annotated[Path, typer.Option("--index", help="A folder that dgrl index wrote.")],
     top: Annotated[int, typer.Option(help="Images to show of each query.", min=1)] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write a contact sheet.")] = None,
+    fmr: Annotated[
+        float | None,
+        typer.Option(help="False-match rate of a pair: less similar images are `unknown`. Default 0.001."),
+    ] = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(help="Probability before looking that an image shows the person. Default 1 / images."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="The index's model, where its file was moved.")
     ] = None,
     lr_below: LrBelowOption = None,
     rcan: RcanOption = None,
 ) -> None:
-    """Find the images of an index that are nearest to each query."""
+    """Find the images of an index that are nearest to each query.
+
+    Where the model has a calibration.json beside it, as the evaluate stage writes it, each says `same person`
+    with a probability, or `unknown`.
+    """
+    from dgrl.embedders.catalog import parse_model
     from dgrl.search.embeddings import embed_sources, joined
     from dgrl.search.index import Index
     from dgrl.search.sheet import render_sheet
@@ -114,7 +135,11 @@ def search(
     embedder = _load(model or found.model, lr_below, rcan)
     found.require(model or found.model, embedder.network.digest)
     rows, vectors = joined(embed_sources(embedder, sources(queries)))
-    answers = _answers(found, list(rows.image_path), list(rows.resolution), vectors, top)
+    calibration = _calibration(parse_model(model or found.model)[0], embedder.network.digest)
+    if calibration is None and (fmr is not None or prior is not None):
+        raise InputError("--fmr and --prior need a calibration.json beside the model; evaluate writes it")
+    verdict = partial(_verdict, calibration, fmr, 1 / max(2, len(found.rows)) if prior is None else prior)
+    answers = _answers(found, list(rows.image_path), list(rows.resolution), vectors, top, verdict)
     note = embedder.describe(list(rows.resolution))
     console = Console(markup=False, highlight=False)
     for answer in answers:
@@ -139,8 +164,49 @@ def _whole(model: str) -> str:
     return str(Path(model).absolute())
 
 
+def _calibration(model: Path, digest: str) -> "Calibration | None":
+    """The calibration beside a model; None where there is none, or another model's."""
+    from dgrl.evaluation.calibration import Calibration
+
+    path = model.with_name("calibration.json")
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path} is no JSON; run the stage evaluate again") from None
+    if values is None:
+        return None
+    calibration = Calibration.parse(values, "", str(path))
+    if calibration.model == digest:
+        return calibration
+    logger.warning("%s is of another model, so not used; run the stage evaluate again", path)
+    return None
+
+
+def _verdict(calibration: "Calibration | None", fmr: float | None, prior: float, similarity: float) -> str:
+    """``same person 0.93``, or ``unknown``; nothing without a calibration."""
+    if calibration is None:
+        return ""
+    if not 0 < prior < 1:
+        raise InputError(f"--prior {prior} is no probability; give one between 0 and 1")
+    rates = sorted(map(float, calibration.thresholds))
+    chosen = min(rates, key=lambda rate: abs(math.log(rate / FMR))) if fmr is None and rates else fmr
+    if chosen not in rates:
+        allowed = ", ".join(f"{rate:g}" for rate in rates) or "none: its pairs are too few"
+        raise InputError(f"there is no threshold for a false-match rate of {chosen} (there are: {allowed})")
+    if similarity <= calibration.thresholds[f"{chosen:g}"]:
+        return "unknown"
+    return f"same person {float(calibration.probability(similarity, prior)):.2f}"
+
+
 def _answers(
-    found: "Index", image_paths: list[str], resolutions: list[str], vectors: "Vectors", top: int
+    found: "Index",
+    image_paths: list[str],
+    resolutions: list[str],
+    vectors: "Vectors",
+    top: int,
+    verdict: Callable[[float], str],
 ) -> "list[Answer]":
     from dgrl.search.sheet import Answer, Match
     from dgrl.search.sources import read_images
@@ -151,20 +217,24 @@ def _answers(
     answers = []
     for path, resolution, matches, part in zip(image_paths, resolutions, results, rows, strict=True):
         shown = []
-        for row, similarity in zip(part.to_dict("records"), matches.similarity, strict=True):
-            data = images.get(row["image_path"])
-            shown.append(Match(_short(row["image_path"]), _caption(row), f"{similarity:.3f}", True, data))
+        for row, similarity in zip(part.to_dict("records"), matches.similarity.tolist(), strict=True):
+            data, name = images.get(row["image_path"]), _short(row["image_path"])
+            shown.append(Match(name, _caption(row), similarity, verdict(similarity), data))
         note = "low-resolution" if resolution == "lr" else "high-resolution"
+        if resolution == "hr" and any(match.answer for match in shown):
+            note += ", but low-resolution queries are what the answers are calibrated on"
         answers.append(Answer(_short(path), note, images[path], shown))
     return answers
 
 
 def _table(answer: "Answer") -> Table:
-    table = Table("rank", "similarity", "image", "who, where", title=f"{answer.name} ({answer.note})")
+    table = Table(
+        "rank", "similarity", "answer", "image", "who, where", title=f"{answer.name} ({answer.note})"
+    )
     for column in table.columns:
         column.overflow = "fold"
     for rank, match in enumerate(answer.matches, 1):
-        table.add_row(str(rank), match.answer, match.name, match.caption)
+        table.add_row(str(rank), f"{match.similarity:.3f}", match.answer, match.name, match.caption)
     return table
 
 

@@ -1,9 +1,12 @@
 """dgrl embed, index and search on small folders and tables, with a network without weights."""
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -160,6 +163,80 @@ def test_the_table_of_embeddings(dgrl: Command) -> None:
     assert np.stack(table.embedding).shape == (6, 96)
     metadata = pq.read_schema("table.parquet").metadata
     assert metadata[b"dgrl.model_sha256"] == b"f" * 64
+
+
+def calibrate(**values: Any) -> None:
+    """Even odds at a similarity of 0.5, ten times as likely at 0.9; a threshold at 0.8."""
+    odds = {
+        "similarity": [0.5, 0.9],
+        "log_odds": [0.0, math.log(10)],
+        "thresholds": {"0.1": 0.0, "0.001": 0.8},
+    }
+    found = {"model": "f" * 64, "method": "logistic", "pairs": [9, 99], **odds, **values}
+    Path("calibration.json").write_text(json.dumps(found))
+
+
+def answers(output: str) -> dict[str, tuple[float, str]]:
+    """Similarity and answer of each person."""
+    rows = re.findall(r"([-.\d]+) +│ (unknown|same person [.\d]+) +│ .*p(\d)_a", output)
+    return {person: (float(similarity), answer) for similarity, answer, person in rows}
+
+
+def test_a_calibrated_answer(dgrl: Command) -> None:
+    index(dgrl)
+    calibrate()
+    found = answers(dgrl("search", query(2, factor=4), "--index", "index", "--prior", "0.5"))
+    assert len(found) == 5
+    for similarity, answer in found.values():
+        odds = 10 ** min(max((similarity - 0.5) / 0.4, 0), 1)
+        expected = "unknown" if similarity <= 0.8 else f"same person {odds / (1 + odds):.2f}"
+        assert answer == expected
+    assert found["2"][1].startswith("same person")
+    assert "unknown" in [answer for _, answer in found.values()]
+    rare = answers(dgrl("search", query(2, factor=4), "--index", "index"))  # one of five images
+    assert float(rare["2"][1].split()[-1]) < float(found["2"][1].split()[-1])
+    loose = answers(
+        dgrl("search", query(2, factor=4), "--index", "index", "--fmr", "0.1", "--html", "s.html")
+    )
+    accepted = [answer for _, answer in loose.values() if answer != "unknown"]
+    assert len(accepted) == sum(similarity > 0 for similarity, _ in loose.values()) > 1
+    assert Path("s.html").read_text().count("same person") == len(accepted)
+
+
+def test_it_says_that_a_high_resolution_query_is_another_case(dgrl: Command) -> None:
+    index(dgrl)
+    calibrate()
+    assert "low-resolution queries are what the answers are calibrated on" in " ".join(
+        dgrl("search", query(2), "--index", "index").split()
+    )
+
+
+@pytest.mark.parametrize("kind", ["null", "of another model"])
+def test_without_its_own_calibration_there_is_no_answer(dgrl: Command, kind: str) -> None:
+    index(dgrl)
+    calibrate(model="e" * 64)
+    if kind == "null":
+        Path("calibration.json").write_text("null")
+    assert not answers(dgrl("search", query(2, factor=4), "--index", "index"))
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "said"),
+    [
+        (["--fmr", "0.05"], {}, "no threshold for a false-match rate of 0.05 (there are: 0.001, 0.1)"),
+        (["--prior", "1"], {}, "--prior 1.0 is no probability"),
+        ([], {"method": "magic"}, "calibration.json: method = 'magic'"),
+        (["--fmr", "0.1"], None, "--fmr and --prior need a calibration.json"),
+    ],
+)
+def test_a_wrong_calibration_or_option(
+    dgrl: Command, options: list[str], values: dict[str, Any] | None, said: str
+) -> None:
+    index(dgrl)
+    if values is not None:
+        calibrate(**values)
+    done = CliRunner().invoke(app, ["search", query(2), "--index", "index", *options])
+    assert said in str(done.exception)
 
 
 @pytest.mark.parametrize(

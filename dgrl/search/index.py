@@ -5,6 +5,7 @@ An index is a folder of ``vectors.npy`` ([N, D] float32), ``rows.parquet`` (N ro
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -230,6 +231,7 @@ def _build(kind: Kind, vectors: Vectors) -> Any:
 
 
 def _import_faiss() -> Any:
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it says what it tries
     try:
         import faiss
     except ImportError:

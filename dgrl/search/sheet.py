@@ -18,8 +18,8 @@ class Match:
 
     name: str
     caption: str  # person and camera
-    answer: str  # similarity, or probability
-    accepted: bool  # False below the threshold: unknown
+    similarity: float
+    answer: str  # same person and the probability, or unknown; empty without a calibration
     data: bytes | None
 
 
