@@ -38,7 +38,7 @@ class MlrParams(Section):
     query_factor_per: Per | dict[str, Per] = "image"  # (d) likewise, of all datasets or by dataset: IV-A
     lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
-    training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
+    training_pairs: Literal["auto", "twin", "person"] = "auto"  # see pairs_of
     queries: Literal["lr_camera", "official"] = "lr_camera"  # (d) all its test images, or the official ones
     evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
@@ -50,6 +50,15 @@ class MlrParams(Section):
         if any(per not in allowed for per in (value.values() if isinstance(value, dict) else [value])):
             raise ValueError(f"must be one of {', '.join(allowed)}, for all datasets or by dataset")
         return value
+
+    def pairs_of(self, dataset: str) -> Literal["twin", "person"]:
+        """A training pair: an HR image and its own LR image (III-A), or an HR and an LR camera's of a person.
+
+        ``auto`` is ``person`` where LR images are real, else ``twin``. Real LR images are no part of twins.
+        """
+        if self.training_pairs == "auto":
+            return "person" if dataset in self.real_lr else "twin"
+        return self.training_pairs
 
     def query_factor_per_of(self, dataset: str) -> Per:
         """How r is drawn for the queries of a dataset; per image where nothing is said of it."""
@@ -103,6 +112,7 @@ def plan_split(
             a person is a training and a test person, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
+    _check_roles(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
     keys = keys.assign(is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id.tolist()])
     people, nobody = keys[keys.subset != DISTRACTOR], keys[keys.subset == DISTRACTOR]
@@ -110,13 +120,14 @@ def plan_split(
     people = people[~people.person_id.isin(dropped)]
     train, test = _split_persons(people, dataset, params, official)
     tested, training = (people[people.person_id.isin(persons)] for persons in (test, train))
-    training = _with_factors(training, params.train_factor_per, dataset, params)
-    tested = _with_factors(tested, params.query_factor_per_of(dataset), dataset, params)
-
-    if dataset in params.real_lr or params.training_pairs == "person":
-        entries = _person_pairs(training, dataset, params)
-    else:
-        entries = _twins(training)
+    is_real, pairs = dataset in params.real_lr, params.pairs_of(dataset)
+    if is_real and pairs == "twin":
+        training = training[~training.is_lr]
+    train_per = None if is_real and pairs == "person" else params.train_factor_per
+    training = _with_factors(training, train_per, dataset, params)
+    entries = _twins(training) if pairs == "twin" else _person_pairs(training, dataset, params)
+    query_per = None if is_real else params.query_factor_per_of(dataset)
+    tested = _with_factors(tested, query_per, dataset, params)
     queries, gallery = _queries_and_gallery(tested, dataset, params)
     findable = queries.person_id.isin(set(gallery.person_id))
     left_out = sorted(queries.image_id[~findable])
@@ -154,9 +165,8 @@ def describe(
     options = params.model_dump(mode="json") | {
         "lr_camera": params.lr_camera[dataset],
         "query_factor_per": params.query_factor_per_of(dataset),
+        "training_pairs": params.pairs_of(dataset),
     }
-    if dataset in params.real_lr:
-        options["training_pairs"] = "person"  # whatever the params say: a real LR image has no twin
     return {
         "dataset": dataset,
         "options": options,
@@ -193,14 +203,24 @@ def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     return chosen
 
 
-def _with_factors(images: pd.DataFrame, per: Per, dataset: str, params: MlrParams) -> pd.DataFrame:
-    """With a column ``factor``: drawn, one for all images of a ``per``, or 1 where LR images are real."""
+def _check_roles(keys: pd.DataFrame, dataset: str, params: MlrParams) -> None:
+    """Warn where images that are said to be of low resolution would be made smaller still."""
+    if dataset not in params.real_lr and keys.camera_id.str.startswith("lr:").any():
+        logger.warning(
+            "%s: images of role lr are down-sampled as all others; if they are of low resolution already, "
+            "add the set to mlr.real_lr",
+            dataset,
+        )
+
+
+def _with_factors(images: pd.DataFrame, per: Per | None, dataset: str, params: MlrParams) -> pd.DataFrame:
+    """With a column ``factor``: drawn, one for all images of a ``per``; 1 for real LR images (None)."""
 
     def draw(name: str) -> int:
         rng = named_generator("factor", params.seed, dataset, params.trial, name)
         return params.factors[int(rng.integers(len(params.factors)))]
 
-    if dataset in params.real_lr:
+    if per is None:
         return images.assign(factor=1)
     names = images[f"{per}_id"]
     drawn = {name: draw(name) for name in set(names)}
