@@ -11,8 +11,8 @@ from pipeline.work import code, work_folder
 def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     """Write ``data/<dataset>/rcan/x<scale>``; returns PSNR and SSIM on held-out training persons.
 
-    A dataset whose LR images are real has none to restore (IV-C): nothing is trained, the files say so, and
-    the result is empty.
+    A dataset whose LR images are real has none to restore (IV-C), but for training twins: nothing is trained,
+    the files say so, and the result is empty.
     """
     if scale not in params.rcan.scales:
         allowed = ", ".join(map(str, params.rcan.scales))
@@ -21,7 +21,7 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     if params.sr.method != "rcan":
         publish_nothing(paths.rcan(scale), f"sr.method is {params.sr.method}")
         return {}
-    if dataset in params.mlr.real_lr:
+    if dataset in params.mlr.real_lr and params.mlr.training_pairs != "twin":
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")

@@ -44,7 +44,7 @@ class MlrParams(Section):
     kernel: Kernel | None = None  # null: the recipe's
     jpeg_quality: Annotated[int, Field(ge=0, le=100)] | None = None  # 0: lossless; null: the recipe's
     twins: Literal["one", "every_factor"] = "one"  # LR images of a training pair; one is sampled each epoch
-    training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
+    training_pairs: Literal["auto", "twin", "person"] = "auto"  # see pairs_of
     queries: Literal["lr_camera", "official"] = "lr_camera"  # (d) all its test images, or the official ones
     # val: hold out training persons and evaluate on them; everyone: train on all and evaluate on the same
     evaluate_on: Literal["test", "val", "everyone"] = "test"
@@ -57,6 +57,15 @@ class MlrParams(Section):
         if any(per not in allowed for per in (value.values() if isinstance(value, dict) else [value])):
             raise ValueError(f"must be one of {', '.join(allowed)}, for all datasets or by dataset")
         return value
+
+    def pairs_of(self, dataset: str) -> Literal["twin", "person"]:
+        """A training pair: an HR image and its own LR image (III-A), or an HR and an LR camera's of a person.
+
+        ``auto`` is ``person`` where LR images are real, else ``twin``. Real LR images are no part of twins.
+        """
+        if self.training_pairs == "auto":
+            return "person" if dataset in self.real_lr else "twin"
+        return self.training_pairs
 
     def query_factor_per_of(self, dataset: str) -> Per:
         """How r is drawn for the queries of a dataset; per image where nothing is said of it."""
@@ -102,6 +111,7 @@ def plan_split(
             a person is a training and a test person, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
+    _check_roles(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
     keys = keys.assign(is_lr=seen_by_lr_camera(keys, dataset, params))
     people, nobody = keys[keys.subset != DISTRACTOR], keys[keys.subset == DISTRACTOR]
@@ -109,13 +119,14 @@ def plan_split(
     people = people[~people.person_id.isin(dropped)]
     train, test = _split_persons(people, dataset, params, official)
     tested, training = (people[people.person_id.isin(persons)] for persons in (test, train))
-    training = _with_factors(training, params.train_factor_per, dataset, params)
-    tested = _with_factors(tested, params.query_factor_per_of(dataset), dataset, params)
-
-    if dataset in params.real_lr or params.training_pairs == "person":
-        entries = _person_pairs(training, dataset, params)
-    else:
-        entries = _twins(training, params)
+    is_real, pairs = dataset in params.real_lr, params.pairs_of(dataset)
+    if is_real and pairs == "twin":
+        training = training[~training.is_lr]
+    train_per = None if is_real and pairs == "person" else params.train_factor_per
+    training = _with_factors(training, train_per, dataset, params)
+    entries = _twins(training, params) if pairs == "twin" else _person_pairs(training, dataset, params)
+    query_per = None if is_real else params.query_factor_per_of(dataset)
+    tested = _with_factors(tested, query_per, dataset, params)
     queries, gallery = _queries_and_gallery(tested, dataset, params)
     findable = queries.person_id.isin(set(gallery.person_id))
     left_out = sorted(queries.image_id[~findable])
@@ -156,9 +167,10 @@ def describe(
     options = params.model_dump(mode="json") | {
         "lr_camera": params.lr_camera[dataset],
         "query_factor_per": params.query_factor_per_of(dataset),
+        "training_pairs": params.pairs_of(dataset),
     }
-    if dataset in params.real_lr:
-        options |= {"training_pairs": "person", "twins": "one"}  # whatever the params say: there is no twin
+    if dataset in params.real_lr and params.pairs_of(dataset) == "person":
+        options["twins"] = "one"  # whatever the params say: a real LR image has no other
     return {
         "dataset": dataset,
         "options": options,
@@ -209,14 +221,24 @@ def seen_by_lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> li
     return is_lr
 
 
-def _with_factors(images: pd.DataFrame, per: Per, dataset: str, params: MlrParams) -> pd.DataFrame:
-    """With a column ``factor``: drawn, one for all images of a ``per``, or 1 where LR images are real."""
+def _check_roles(keys: pd.DataFrame, dataset: str, params: MlrParams) -> None:
+    """Warn where images that are said to be of low resolution would be made smaller still."""
+    if dataset not in params.real_lr and keys.camera_id.str.startswith("lr:").any():
+        logger.warning(
+            "%s: images of role lr are down-sampled as all others; if they are of low resolution already, "
+            "add the set to mlr.real_lr",
+            dataset,
+        )
+
+
+def _with_factors(images: pd.DataFrame, per: Per | None, dataset: str, params: MlrParams) -> pd.DataFrame:
+    """With a column ``factor``: drawn, one for all images of a ``per``; 1 for real LR images (None)."""
 
     def draw(name: str) -> int:
         rng = named_generator("factor", params.seed, dataset, params.trial, name)
         return params.factors[int(rng.integers(len(params.factors)))]
 
-    if dataset in params.real_lr:
+    if per is None:
         return images.assign(factor=1)
     names = images[f"{per}_id"]
     drawn = {name: draw(name) for name in set(names)}

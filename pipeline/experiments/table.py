@@ -121,7 +121,7 @@ def dataset_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[s
 
 def _stale(options: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     """The param whose value the metrics contradict: those of a dataset that was not run again, say."""
-    return next((key for key, value in options.items() if key in params and params[key] != value), "")
+    return next((key for key, value in options.items() if params.get(key, "auto") not in (value, "auto")), "")
 
 
 def _left_out(state: str, names: list[str]) -> str:
