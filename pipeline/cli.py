@@ -123,8 +123,9 @@ def pretrain_sr(
     from pipeline.pretrain_sr import pretrain_sr as run
 
     if metrics := run(dataset, scale, _params()):
-        shown = metrics["psnr"], metrics["bicubic_psnr"]
-        logger.info("%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, *shown)
+        shown = [metrics[name] for name in ("psnr", "bicubic_psnr", "psnr_y", "bicubic_psnr_y")]
+        line = "%s x%d: PSNR (RGB, border 0) %.2f dB, bicubic %.2f; (Y, border %d) %.2f dB, bicubic %.2f"
+        logger.info(line, dataset, scale, *shown[:2], scale, *shown[2:])
     else:
         logger.info("%s x%d: no RCAN is wanted, so none is trained", dataset, scale)
 

@@ -21,8 +21,10 @@ def download(dataset: str, params: Params) -> None:
     source, paths = located(params.source_of(dataset)), Paths(dataset)
     kind = KINDS[source.kind]
     archive = _archive(source, f"source.{dataset}", params.runtime.cache)
-    write_table(paths.images, kind.images(source, archive))
-    if kind.splits and (splits := kind.splits(source, archive)):
+    with kind.opened(archive) as opened:
+        write_table(paths.images, kind.images(source, opened))
+        splits = kind.splits(source, opened) if kind.splits else []
+    if splits:
         with atomic_file(paths.official_splits) as file:
             file.write_text(json.dumps(splits, indent=1) + "\n")
 

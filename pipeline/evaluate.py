@@ -3,7 +3,6 @@
 import json
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from dgrl.evaluation.adaptation import adapted, fit
 from dgrl.evaluation.calibration import calibrate
 from dgrl.evaluation.evaluate import curves, evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
-from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank
+from dgrl.evaluation.ranking import Embeddings, rank
 from dgrl.extractor import Extractor
 from dgrl.files import atomic_file, atomic_folder, sha256
 from dgrl.image_bank import ImageBank, load_bank
@@ -25,12 +24,10 @@ from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
 from dgrl.parallel.device import default_workers
 from dgrl.random import named_seed
-from dgrl.report.render import Example, Match, choose_examples, render
-from dgrl.report.sheets import write_sheets
-from dgrl.tables import ImageRow, read_rows
 from dgrl.weights.published import load_model, trained_persons
 from pipeline.params import Params, as_scalar
 from pipeline.paths import Paths
+from pipeline.report import Evaluation, write_report
 
 
 def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[str, float]:
@@ -61,6 +58,7 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         adapted_metrics = rank(*adapted(whitening, query, gallery)).metrics()
         metrics |= {f"adapted.{name}": value for name, value in adapted_metrics.items()}
         metrics["adapted.lambda"] = whitening.shrinkage
+    untrained = None
     if params.evaluate.untrained:
         random = extractor(_untrained(model_params, params))
         untrained = rank(*_embed(random, query_bank, gallery_bank))
@@ -72,11 +70,8 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         written = {dataset: _nested(metrics) | {"options": options}}
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
         curves(ranking).to_csv(folder / "cmc.csv", index=False)
-        examples = _examples(paths, ranking, query, gallery, params.evaluate.examples)
-        write_sheets(folder / "ranked", examples)
-        cmc = ranking.single_shot_cmc.tolist()
-        report = render(f"DGRL on {dataset}", metrics, cmc, options, list(examples.values()))
-        (folder / "report.html").write_text(report, encoding="utf-8")
+        found = Evaluation(query_bank, gallery_bank, query, gallery, ranking, untrained, metrics)
+        write_report(folder, paths, found, model, params.evaluate)
         pq.write_table(
             _embeddings_table(query_bank, query, gallery_bank, gallery), folder / "embeddings.parquet"
         )
@@ -144,31 +139,6 @@ def _nested(metrics: dict[str, float]) -> dict[str, Any]:
             inner = inner.setdefault(part, {})
         inner[last] = round(value, 4)
     return nested
-
-
-def _examples(
-    paths: Paths, ranking: Ranking, query: Embeddings, gallery: Embeddings, count: int
-) -> dict[str, Example]:
-    """Queries with their nearest gallery images, by the queries' image_id."""
-    chosen = choose_examples(ranking.best_rank == 1, count)
-    picked = Embeddings(query.features[chosen], query.person_ids[chosen], query.camera_ids[chosen])
-    found = [[int(row) for row in rows] for rows in nearest(picked, gallery)]
-    queries = _rows(paths.sr("query"), set(chosen))
-    galleries = _rows(paths.mlr("gallery"), {row for rows in found for row in rows})
-    examples = {}
-    for index, rows in zip(chosen, found, strict=True):
-        shown = queries[index]
-        matches = [
-            Match(each.data, f"{each.person_id}, {each.camera_id}", each.person_id == shown.person_id)
-            for each in (galleries[row] for row in rows)
-        ]
-        caption = f"{shown.person_id}, {shown.camera_id}, factor {shown.factor}"
-        examples[shown.image_id] = Example(shown.data, caption, matches)
-    return examples
-
-
-def _rows(table: Path, wanted: set[int]) -> dict[int, ImageRow]:
-    return {i: row for i, row in enumerate(read_rows(table)) if i in wanted}
 
 
 def _embeddings_table(

@@ -73,6 +73,11 @@ class Paths:
         return self.root / "dgrl/live"
 
     @property
+    def losses(self) -> Path:
+        """A file of step and value for each loss term."""
+        return self.live / "plots/metrics" / self.dataset / "loss"
+
+    @property
     def sr_options(self) -> Path:
         """How the SR tables were made."""
         return self.root / "sr/options.json"
@@ -91,6 +96,10 @@ class Paths:
 
     def rcan(self, scale: int) -> Path:
         return self.root / "rcan" / f"x{scale}"
+
+    def rcan_scales(self) -> list[int]:
+        """Those that there are."""
+        return sorted(int(folder.name[1:]) for folder in (self.root / "rcan").glob("x*"))
 
     def sr(self, table: str) -> Path:
         """Table train or query."""

@@ -117,7 +117,7 @@ def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> tuple[Image
     """The HR and the SR images; ranks of one machine share what they do not keep on their GPUs."""
     tables = {"hr": paths.mlr("train_hr"), "sr": paths.sr("train")}
     size = params.model.height, params.model.width
-    needed = 2 * 3 * size[0] * size[1] * len(read_keys(tables["hr"]))
+    needed = 3 * size[0] * size[1] * sum(len(read_keys(table)) for table in tables.values())
     device = default_device()
     storage = choose_storage(params.runtime.storage, needed, device)
     mapped = storage == "file" or here.count > 1

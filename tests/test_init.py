@@ -15,6 +15,7 @@ from dgrl.mlr.protocol import plan_split
 from pipeline.check import check, source_keys
 from pipeline.init import init
 from pipeline.params import load_params
+from pipeline.preset import preset
 
 ROOT = Path(__file__).parents[1]
 OWN = Path("own")
@@ -127,6 +128,17 @@ def test_an_edited_params_file_is_kept(project: Path) -> None:
     assert Path("params.yaml.1.bak").read_text() == text
     init("shop", OWN)
     assert Path("params.yaml.2.bak").exists()
+
+
+def test_a_preset_keeps_what_was_edited_unless_forced(project: Path) -> None:
+    text = Path("params.yaml").read_text().replace("gamma: 5.0", "gamma: 1.0")
+    Path("params.yaml").write_text(text)
+    assert preset("paper") == Path("params.yaml.1.bak")
+    assert Path("params.yaml.1.bak").read_text() == text
+    assert preset("synthetic") is None
+    Path("params.yaml").write_text(text)
+    assert preset("paper", force=True) is None
+    assert len(list(Path().glob("*.bak"))) == 1
 
 
 @pytest.mark.parametrize(

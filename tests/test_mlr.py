@@ -14,8 +14,8 @@ from mlr_sets import PARAMS, REAL, crowd, images, roles_of, steady
 
 from dgrl.errors import InputError
 from dgrl.images import decode, pixel_sha256
-from dgrl.mlr.degrade import downsample, make_row
-from dgrl.mlr.protocol import TABLES, Entry, describe, plan_split, table_digest
+from dgrl.mlr.degrade import Entry, downsample, make_row
+from dgrl.mlr.protocol import TABLES, describe, plan_split, table_digest
 from dgrl.tables import KEYS, ImageRow
 
 Pixels = npt.NDArray[np.uint8]
@@ -159,7 +159,7 @@ def test_the_description_is_json_that_tells_how_the_set_was_made() -> None:
         "seed": 0, "trial": 0, "factors": [2, 3, 4], "lr_camera": "c1",
         "train_factor_per": "image", "query_factor_per": "image",
         "real_lr": ["caviar"], "training_pairs": "twin", "queries": "lr_camera", "evaluate_on": "test",
-        "val_fraction": 0.2,
+        "val_fraction": 0.2, "twins": "one", "recipe": "dgrl", "kernel": None, "jpeg_quality": None,
     }  # fmt: skip
     assert (told["train_persons"], told["test_persons"]) == (split.train_persons, split.test_persons)
     low = {image_id: role for image_id, role in roles_of(split).items() if role.subset != "gallery"}

@@ -357,3 +357,28 @@ def test_persons_without_an_hr_or_an_lr_image_are_dropped() -> None:
     assert split.dropped_persons == ["far", "near"]
     assert (len(split.train_persons), len(split.test_persons)) == (3, 3)
     assert not {"far", "near"} & {image_id.split("_")[0] for image_id in split.entries}
+
+
+@steady
+@given(crowds(2))
+def test_real_lr_images_are_no_part_of_twins(counts: dict[str, tuple[int, ...]]) -> None:
+    keys = images(counts)
+    params = REAL.model_copy(update={"training_pairs": "twin"})
+    split, usual = plan_split(keys, "set", params), plan_split(keys, "set", REAL)
+    assert (split.train_persons, split.test_persons) == (usual.train_persons, usual.test_persons)
+    roles = roles_of(split)
+    near = keys[keys.person_id.isin(split.train_persons) & (keys.camera_id != "c1")]
+    assert set(subset_of(keys, roles, "train").image_id) == set(near.image_id)
+    assert {roles[image_id].factor for image_id in near.image_id} <= {2, 3, 4}
+    tested = {i: entries for i, entries in usual.entries.items() if entries[0].table in ("query", "gallery")}
+    assert {i: entries for i, entries in split.entries.items() if len(entries) == 1} == tested
+    assert describe(split, {}, "set", params)["options"]["training_pairs"] == "twin"
+
+
+def test_images_of_role_lr_are_not_made_smaller_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    keys = images(crowd(4))
+    keys["camera_id"] = keys.camera_id.map({"c1": "lr:c1", "c2": "hr:c2"})
+    plan_split(keys, "set", MlrParams(lr_camera={"set": "lr:*"}, real_lr=("set",)))
+    assert caplog.text == ""
+    plan_split(keys, "set", MlrParams(lr_camera={"set": "lr:*"}))
+    assert "set: images of role lr are down-sampled as all others; if they are" in caplog.text

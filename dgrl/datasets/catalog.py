@@ -4,6 +4,7 @@ A new kind is one file beside this one, with its params and what reads its image
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,20 @@ class Kind:
 
     Attributes:
         params: its section of ``source``.
-        images: from the params, and the archive where the kind has one, to one row per image; a pool takes
-            its sets' archives by name.
+        images: from the params, and the archive (or what ``opened`` makes of it) where the kind has one, to
+            one row per image; a pool takes its sets' archives by name.
         lr_camera: the LR camera, or pattern of cameras, that presets name.
         remote: the official archive; None where the params say all.
-        splits: the test persons of each official trial, where the benchmark lists them.
+        splits: the test persons of each official trial, where the benchmark lists them; as ``images``.
+        opened: the archive for both of them, where it is dear to open.
     """
 
     params: type[Section]
     images: Callable[[Any, Any], Iterator[ImageRow]]
     lr_camera: str
     remote: RemoteFile | None = None
-    splits: Callable[[Any, Path], list[list[str]]] | None = None
+    splits: Callable[[Any, Any], list[list[str]]] | None = None
+    opened: Callable[[Path], AbstractContextManager[Any]] = nullcontext
 
 
 KINDS: dict[str, Kind] = {
@@ -45,16 +48,22 @@ KINDS: dict[str, Kind] = {
         "c1",
         market1501.REMOTE,
     ),
-    "cuhk03": Kind(cuhk03.Cuhk03Params, cuhk03.read, "*a", cuhk03.REMOTE, cuhk03.splits),
+    "cuhk03": Kind(cuhk03.Cuhk03Params, cuhk03.read, "*a", cuhk03.REMOTE, cuhk03.splits, cuhk03.open_mat),
     "folder": Kind(folder.FolderParams, lambda params, _: folder.images(params), "lr:*"),
     "pool": Kind(
         pool.PoolParams,
         lambda params, archives: pool.images(
-            {name: KINDS[part.kind].images(part, archives[name]) for name, part in params.sets.items()}
+            {name: _rows(part, archives[name]) for name, part in params.sets.items()}
         ),
         "*:c1",
     ),
 }
+
+
+def _rows(params: Any, archive: Path) -> Iterator[ImageRow]:
+    kind = KINDS[params.kind]
+    with kind.opened(archive) as opened:
+        yield from kind.images(params, opened)
 
 
 def parse_source(values: Any, name: str) -> Section:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dgrl.images import encode_png
-from dgrl.report.thumbnail import thumbnail
+from dgrl.images import decode, encode_png
+from dgrl.report.thumbnail import shrink
 
 THUMBNAIL_SIDE = 160  # pixels, the longer side of an embedded image
 
@@ -51,5 +51,5 @@ def render_sheet(title: str, note: str, answers: Sequence[Answer]) -> str:
 
 
 def _data_uri(data: bytes, name: str) -> str:
-    image = thumbnail(data, name, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    image = shrink(decode(data, name), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode("ascii")

@@ -39,7 +39,7 @@ class Batches:
 
     Args:
         hr: HR images.
-        sr: their SR twins.
+        sr: their SR twins, as many for each HR image; one of each is sampled an epoch.
         augment_params: the ``augment`` section.
         params: the ``train`` section.
         device: where the batches are made.
@@ -74,11 +74,17 @@ class Batches:
         self._hr, self._sr, self._twins = hr, sr, torch.from_numpy(_twins(hr, sr))
         self._targets = torch.from_numpy(labels).to(device)
         self._augment, self._seed, self.device, self._ranks = augment_params, params.seed, device, ranks
-        self._epoch: tuple[int, list[Indices]] = (-1, [])
+        self._names = hr.keys.image_id.tolist()
+        self._epoch = -1
+        self._batches: list[Indices] = []
+        self._twin = self._twins[:, 0]  # of each HR image, in this epoch
 
     def __call__(self, step: int) -> Batch:
         """This rank's part of the batch of a step."""
-        pairs = torch.from_numpy(self._pairs(step))
+        epoch, index = divmod(step, self.per_epoch)
+        if self._epoch != epoch:
+            self._start(epoch)
+        pairs = torch.from_numpy(self._batches[index])
         height, width = self._hr.images.shape[2:]
         generator = torch.Generator().manual_seed(named_seed("augment", self._seed, step))
         drawn = draw(self._augment, len(pairs), height, width, generator)
@@ -86,16 +92,17 @@ class Batches:
         pairs, drawn = pairs[part], drawn[part]
         return Batch(
             augment(self._hr.take(pairs, self.device), self._augment.pad, drawn),
-            augment(self._sr.take(self._twins[pairs], self.device), self._augment.pad, drawn),
+            augment(self._sr.take(self._twin[pairs], self.device), self._augment.pad, drawn),
             self._targets[to_device(pairs, self.device)],
         )
 
-    def _pairs(self, step: int) -> Indices:
-        """The pairs of the whole batch."""
-        epoch, index = divmod(step, self.per_epoch)
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, self.sampler.epoch(epoch)
-        return self._epoch[1][index]
+    def _start(self, epoch: int) -> None:
+        """The batches of an epoch, and the twin of each HR image, by a draw of the image's own."""
+        self._epoch, self._batches = epoch, self.sampler.epoch(epoch)
+        count = self._twins.shape[1]
+        if count > 1:
+            draws = [named_seed("twin", self._seed, epoch, name) % count for name in self._names]
+            self._twin = self._twins[torch.arange(len(draws)), torch.tensor(draws)]
 
 
 def hold_out(persons: Iterable[str], share: float, seed: int) -> list[str]:
@@ -112,11 +119,13 @@ def _classes(bank: ImageBank, held_out: Collection[str]) -> tuple[int, Indices]:
 
 
 def _twins(hr: ImageBank, sr: ImageBank) -> Indices:
-    """The row of ``sr`` that belongs to each row of ``hr``."""
-    if lonely := sorted(set(hr.keys.image_id) ^ set(sr.keys.image_id)):
+    """The rows of ``sr`` that belong to each row of ``hr``: [N, twins]."""
+    rows = pd.Index(hr.keys.image_id).get_indexer(pd.Index(sr.keys.image_id))
+    counts = sr.keys.image_id.value_counts().reindex(hr.keys.image_id, fill_value=0)
+    lonely = {*sr.keys.image_id[rows < 0], *counts.index[counts != max(counts.max(), 1)]}
+    if lonely:
         raise InputError(
             f"the HR and SR training tables are not twins: {len(lonely)} image_id without a twin, first "
-            f"{lonely[0]}; run the split and cache_sr stages again"
+            f"{min(lonely)}; run the split and cache_sr stages again"
         )
-    rows = pd.Index(sr.keys.image_id).get_indexer(pd.Index(hr.keys.image_id))
-    return np.asarray(rows, np.int64)
+    return np.argsort(rows, kind="stable").reshape(len(hr), -1)

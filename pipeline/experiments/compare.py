@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,11 +20,11 @@ from dgrl.evaluation.adaptation import Whitening, adapted, fit
 from dgrl.evaluation.evaluate import evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings
-from dgrl.image_bank import resize
 from dgrl.images import Image
-from dgrl.mlr.degrade import make_row
-from dgrl.mlr.protocol import Entry, MlrParams, Split, plan_split
+from dgrl.mlr.degrade import Entry, degradation, make_row
+from dgrl.mlr.protocol import MlrParams, Split, plan_split, seen_by_lr_camera
 from dgrl.progress import track
+from dgrl.superres.upscale import bicubic
 from dgrl.tables import read_keys, read_rows
 from pipeline.params import Params
 from pipeline.paths import Paths
@@ -168,16 +167,17 @@ def _plans(dataset: str, params: MlrParams, trials: int) -> list[Plan]:
     official = json.loads(paths.official_splits.read_text()) if paths.official_splits.exists() else ()
     plans = []
     for trial in range(trials):
-        split = plan_split(keys, dataset, params.model_copy(update={"trial": trial}), official)
-        plans.append(Plan(dataset, trial, _sides(keys, split, params.lr_camera[dataset])))
+        drawn = params.model_copy(update={"trial": trial})
+        split = plan_split(keys, dataset, drawn, official)
+        plans.append(Plan(dataset, trial, _sides(keys, split, dataset, drawn)))
     return plans
 
 
-def _sides(keys: pd.DataFrame, split: Split, lr_camera: str) -> dict[str, pd.DataFrame]:
+def _sides(keys: pd.DataFrame, split: Split, dataset: str, params: MlrParams) -> dict[str, pd.DataFrame]:
     rows: dict[str, list[tuple[str, View]]] = {
         name: [] for name in ("query", "gallery", "train_query", "train_gallery")
     }
-    is_lr = dict(zip(keys.image_id, [fnmatchcase(name, lr_camera) for name in keys.camera_id], strict=True))
+    is_lr = dict(zip(keys.image_id, seen_by_lr_camera(keys, dataset, params), strict=True))
     for image_id, entries in split.entries.items():
         for table, factor in {(entry.table, entry.factor) for entry in entries}:
             if table in ("query", "gallery"):
@@ -219,11 +219,12 @@ def _images(
     wanted: dict[str, list[View]] = {}
     for view in views:
         wanted.setdefault(view.image_id, []).append(view)
+    how = degradation(params.mlr.recipe, params.mlr.kernel, params.mlr.jpeg_quality)
     for row in read_rows(Paths(dataset).images):
         for view in wanted.get(row.image_id, ()):
-            pixels = make_row(row, Entry("query", row.image_id, view.factor)).pixels()
+            pixels = make_row(row, Entry("query", row.image_id, view.factor), how).pixels()
             if upscale == "bicubic" and view.factor > 1:
-                pixels = resize(pixels, pixels.shape[0] * view.factor, pixels.shape[1] * view.factor)
+                pixels = bicubic(pixels, view.factor)
             yield view, pixels
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 import yaml
 
 from dgrl.errors import InputError
-from pipeline.experiments.ablate import experiments, flat_params
+from pipeline.experiments.ablate import experiments, flat, flat_params
 from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
 from pipeline.experiments.render import RANKS, Line, render
 from pipeline.params import as_scalar
+from pipeline.preset import PRESETS, preset_values
 
 _SEEDS = ("train.seed", "mlr.trial")  # what the mean is over
 _KEYS = ("experiment", "commit", "dataset", *RANKS)
@@ -47,7 +48,25 @@ def table(
     runs, notes = read_runs(shown)
     committed = flat_params(shown[1]["data"] or {})
     lines, more = summarise(runs, TABLES[which], dataset, parse_choices(where), committed)
-    return render(lines, TABLES[which], form), notes + more
+    return render(lines, TABLES[which], form), notes + more + preset_note(committed)
+
+
+def preset_note(committed: Mapping[str, Any]) -> list[str]:
+    """What the commit's params have that is in no preset: no column tells what all runs have in common."""
+    presets = {path.stem: dict(flat(preset_values(path.stem))) for path in PRESETS.glob("*.yaml")}
+    no_setting = (*_SEEDS, "datasets", "runtime", "source", "mlr.lr_camera")
+    differing = {
+        name: [
+            f"{key}={as_text(value)} (preset: {as_text(values.get(key))})"
+            for key, value in committed.items()
+            if not key.startswith(no_setting) and values.get(key) != value
+        ]
+        for name, values in presets.items()
+    }
+    name = min(differing, key=lambda each: len(differing[each]), default="")
+    if not name or not differing[name]:
+        return []
+    return [f"params.yaml as committed differs from the preset {name} in {', '.join(differing[name])}"]
 
 
 # From experiments to runs
@@ -102,7 +121,7 @@ def dataset_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[s
 
 def _stale(options: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     """The param whose value the metrics contradict: those of a dataset that was not run again, say."""
-    return next((key for key, value in options.items() if key in params and params[key] != value), "")
+    return next((key for key, value in options.items() if params.get(key, "auto") not in (value, "auto")), "")
 
 
 def _left_out(state: str, names: list[str]) -> str:
@@ -163,9 +182,10 @@ def summarise(
     runs, notes = _usual(_with_rows(runs, table), table, where or {})
     lines: list[Line] = []
     for name in _datasets(runs, table, dataset):
-        own, more = _without_repeats(runs[runs.dataset == name], name)
+        usual, left_out = _as_committed(runs[runs.dataset == name], table, name, where or {}, committed or {})
+        own, repeated = _without_repeats(usual, name)
         lines += _lines(own, table, name, committed or {})
-        notes += more
+        notes += left_out + repeated
     return lines, notes + _care(runs, table)
 
 
@@ -203,6 +223,23 @@ def _usual(runs: pd.DataFrame, table: Table, where: Mapping[str, Any]) -> tuple[
         return runs, []
     asked = " ".join(f"{key}={as_text(value)}" for key, value in usual.items())
     return runs[fits], [f"left out, not {asked}: {(~fits).sum()} runs (--where chooses others)"]
+
+
+def _as_committed(
+    runs: pd.DataFrame, table: Table, dataset: str, where: Mapping[str, Any], committed: Mapping[str, Any]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of an ablation differ in its switches alone: a run that differs elsewhere is none."""
+    if table.wide:
+        return runs, []
+    keys = [key for key in _constants(runs, table, dataset) if key in committed and key not in where]
+    fits = _have(runs, {key: committed[key] for key in keys})
+    notes = []
+    for _, run in runs[~fits].iterrows():
+        params = " ".join(f"{key}={as_text(run[key])}" for key in keys if run[key] != committed[key])
+        notes.append(
+            f"left out on {dataset}, not as params.yaml: {run.experiment} ({params}; --where counts it)"
+        )
+    return runs[fits], notes
 
 
 def _datasets(runs: pd.DataFrame, table: Table, dataset: str | None) -> list[str]:
