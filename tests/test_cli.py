@@ -44,6 +44,7 @@ SUBCOMMANDS = (
     "embed",
     "index",
     "search",
+    "forget",
 )
 IMAGES, MLR = Path("data/synthetic/images"), Path("data/synthetic/mlr")
 
