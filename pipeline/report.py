@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from dgrl.report.plots import Plot, Series, plot
 from dgrl.report.render import Example, Match, Report, label, render
 from dgrl.report.restoration import Panel, restoration
 from dgrl.report.sheets import write_sheets
-from dgrl.tables import ImageRow, read_keys, read_rows, shards
+from dgrl.tables import read_keys, read_rows, shards
 from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics
 from pipeline.params import as_scalar
 from pipeline.paths import Paths
@@ -156,7 +156,7 @@ def _cmc_plot(found: Evaluation, dataset: str) -> Plot:
         series.append(Series("paper, single-shot", [1, 5, 10], list(paper), "points"))
     ends = "; ".join(f"{name} from {curve[0]:.1f} to {curve[-1]:.1f} %" for name, curve in curves.items())
     alt = f"Curves over ranks 1 to {len(ranks)}: {ends}."
-    return plot("cmc", "CMC", alt, series, "rank", "queries found, %", limits=(0, 101), legend="lower right")
+    return plot("cmc", "CMC", alt, series, "rank", "queries found, %", limits=(0, 101))
 
 
 def _histogram(found: Evaluation) -> Plot:
@@ -208,8 +208,9 @@ class _Images:
 
 
 def _images(paths: Paths, found: Evaluation, rows: list[int]) -> _Images:
-    picked = Embeddings(*(values[rows] for values in _columns(found.query)))
-    matches = [[int(row) for row in each] for each in nearest(picked, found.gallery, count=MATCHES)]
+    query = found.query
+    picked = Embeddings(query.features[rows], query.person_ids[rows], query.camera_ids[rows])
+    matches = [each.tolist() for each in nearest(picked, found.gallery, count=MATCHES)] if rows else []
     ids = set(found.query_bank.keys.image_id[rows])
     made = set(found.query_bank.keys.image_id[rows][found.query_bank.keys.factor[rows] > 1])
     shown = set(found.gallery_bank.keys.image_id[[row for each in matches for row in each]])
@@ -222,18 +223,10 @@ def _images(paths: Paths, found: Evaluation, rows: list[int]) -> _Images:
     )
 
 
-def _columns(embeddings: Embeddings) -> tuple[Any, ...]:
-    return embeddings.features, embeddings.person_ids, embeddings.camera_ids
-
-
 def _decode(table: Path, ids: set[str]) -> dict[str, Image]:
     """Images by image_id; shards that hold none of them are not read."""
-    with_some = (shard for shard in shards(table) if not ids.isdisjoint(read_keys(shard).image_id))
-    return {row.image_id: row.pixels() for shard in with_some for row in _wanted(shard, ids)}
-
-
-def _wanted(shard: Path, ids: set[str]) -> Iterable[ImageRow]:
-    return (row for row in read_rows(shard) if row.image_id in ids)
+    wanted = (shard for shard in shards(table) if not ids.isdisjoint(read_keys(shard).image_id))
+    return {row.image_id: row.pixels() for shard in wanted for row in read_rows(shard) if row.image_id in ids}
 
 
 def _examples(found: Evaluation, rows: list[int], images: _Images, model: DGRL) -> dict[str, Example]:

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 5.0, 3.0  # inches of 72 units: letters keep their size on a narrow page
+WIDTH, HEIGHT = 5.0, 3.3  # inches of 72 units: letters keep their size on a narrow page
 TEXT, GRID = "#1c2330", "#e3e7ee"
 COLORS = ("#2563eb", "#c2410c", "#0f766e", "#7c3aed", "#5d6778", "#be185d", "#7a5c00", "#0369a1")
 DASHES = ("-", "--", ":", "-.")
@@ -31,6 +31,7 @@ _STYLE: dict[str, Any] = {
     "ytick.color": TEXT,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "axes.xmargin": 0.02,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
@@ -84,7 +85,6 @@ def plot(
     y_label: str,
     *,
     limits: tuple[float, float] | None = None,
-    legend: Literal["best", "lower right"] = "best",
 ) -> Plot:
     """Draw ``series`` in one pair of axes.
 
@@ -96,7 +96,6 @@ def plot(
         x_label: of the axis; the column of the CSV.
         y_label: likewise.
         limits: of the y axis.
-        legend: where, as matplotlib calls it.
     """
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):  # type: ignore[arg-type]
         figure = Figure((WIDTH, HEIGHT), layout="constrained")
@@ -112,7 +111,7 @@ def plot(
                 axes.plot(each.x, each.y, dash, color=color, label=each.label)
         if limits:
             axes.set_ylim(*limits)
-        axes.legend(loc=legend)
+        figure.legend(loc="outside lower center", ncols=3)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=_NO_METADATA)
     parts = [pd.DataFrame({"curve": each.label, x_label: each.x, y_label: each.y}) for each in series]
