@@ -1,6 +1,7 @@
 """The report of stage evaluate, of a small set and a network with random weights."""
 
 import json
+import re
 from html import unescape
 from pathlib import Path
 
@@ -27,7 +28,7 @@ DATASET = "viper"  # the paper has a row of it
 def params(tmp_path_factory: pytest.TempPathFactory) -> Params:
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     values["datasets"] = [DATASET]
-    values["source"][DATASET] = values["source"]["synthetic"] | {"persons": 16, "width": 33, "height": 64}
+    values["source"][DATASET] = values["source"]["synthetic"] | {"persons": 40, "width": 33, "height": 64}
     values["mlr"]["lr_camera"][DATASET] = "c1"
     values["sr"]["method"] = "bicubic"
     values["model"] |= {"height": 64, "width": 32, "dimension": 16, "groups": 4}
@@ -87,8 +88,16 @@ def test_every_query_that_is_shown_has_ten_matches_and_its_original(page: str) -
     queries = page.count("<b>captured</b>")
     assert queries == 8
     assert page.count("<b>HR</b>") == queries
-    assert page.count("<b>10 ") == queries
+    assert len(re.findall("<b>10 [✓✗]</b>", page)) == queries
     assert page.count(" dB</figcaption>") == queries  # of bicubic interpolation, which is the method too
+
+
+def test_a_query_without_a_right_match_shows_where_the_first_one_is(page: str) -> None:
+    lists = page.split("the first image of this person is at rank ")[1:]
+    ranks = [int(text.split("<")[0]) for text in lists]
+    assert max(ranks) > 10
+    for rank, text in zip(ranks, lists, strict=True):
+        assert re.findall(r"<b>(\d+) ✓", text)[0] == str(rank)
 
 
 def test_training_curves_and_every_section_of_options(page: str) -> None:

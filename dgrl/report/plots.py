@@ -9,6 +9,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 5.0, 3.3  # inches of 72 units: letters keep their size on a narrow page
 TEXT, GRID = "#1c2330", "#e3e7ee"
@@ -101,7 +102,8 @@ def plot(
         figure = Figure((WIDTH, HEIGHT), layout="constrained")
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
         for index, each in enumerate(series):
-            color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
+            color = COLORS[index % len(COLORS)]
+            dash = DASHES[(index + index // len(COLORS)) % len(DASHES)]  # no two alike
             if each.kind == "points":
                 axes.plot(each.x, each.y, "D", color=color, markersize=5, label=each.label)
             elif each.kind == "steps":
@@ -109,6 +111,8 @@ def plot(
                 axes.step(each.x, each.y, dash, where="post", color=color, label=each.label)
             else:
                 axes.plot(each.x, each.y, dash, color=color, label=each.label)
+        if all(isinstance(x, int) for each in series for x in each.x):
+            axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         if limits:
             axes.set_ylim(*limits)
         figure.legend(loc="outside lower center", ncols=3)
