@@ -59,7 +59,7 @@ def download(dataset: DatasetArgument) -> None:
     """
     from pipeline.download import download as run
 
-    run(dataset, load_params())
+    _log_counts(dataset, run(dataset, load_params()))
 
 
 @app.command()
@@ -74,8 +74,7 @@ def split(
     from pipeline.split import split as run
 
     params = load_params()
-    counts = run(dataset, params, workers or params.runtime.workers, backend)
-    logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
+    _log_counts(dataset, run(dataset, params, workers or params.runtime.workers, backend))
 
 
 @app.command("pretrain-sr")
@@ -209,6 +208,10 @@ def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without
     from pipeline.preset import preset as run
 
     run(name)
+
+
+def _log_counts(dataset: str, counts: dict[str, int]) -> None:
+    logger.info("%s: %s", dataset, ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 def main() -> None:
