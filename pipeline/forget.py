@@ -107,12 +107,13 @@ def _traces(row: "ImageRow") -> set[bytes]:
     """What tells an image wherever it lies: its bytes, its pixels' digest, its thumbnails in HTML."""
     from dgrl.images import encode_png
     from dgrl.report import render
-    from dgrl.report.thumbnail import thumbnail
+    from dgrl.report.thumbnail import shrink
     from dgrl.search import sheet
 
-    sides = render.THUMBNAIL_SIDE, sheet.THUMBNAIL_SIDE
-    small = [encode_png(thumbnail(row.data, row.image_id, side, side)) for side in sides]
-    return {row.data, row.pixel_sha256.encode(), *map(base64.b64encode, small)}
+    image = row.pixels()
+    small = [encode_png(shrink(image, side, side)) for side in (render.PANEL_SIDE, sheet.THUMBNAIL_SIDE)]
+    photo = render.photo(shrink(image, render.SIDE, render.SIDE)).rpartition(",")[2].encode()
+    return {row.data, row.pixel_sha256.encode(), photo, *map(base64.b64encode, small)}
 
 
 def _forget_in_results(person: str, paths: Paths, image_ids: set[str]) -> set[bytes]:

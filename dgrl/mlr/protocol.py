@@ -39,9 +39,7 @@ class MlrParams(Section):
     factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
     train_factor_per: Per = "image"  # all images of one image, camera or person have one r; image: III-A
     query_factor_per: Per | dict[str, Per] = "image"  # (d) likewise, of all datasets or by dataset: IV-A
-    lr_camera: dict[str, Camera] = Field(
-        default_factory=dict
-    )  # (d) by dataset: a camera, a pattern, or random
+    lr_camera: dict[str, Camera] = Field(default_factory=dict)  # (d) by dataset: a camera, pattern, or random
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
     recipe: Recipe = "dgrl"  # how LR images are made: the paper's area resampling, IV-C, or public code's
     kernel: Kernel | None = None  # null: the recipe's
