@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 repro: install
 	dvc repro
 
-test: install
+test: .venv/installed-dev
 	ruff check
 	ruff format --check
 	mypy
@@ -21,5 +21,10 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	pip install --quiet --constraint constraints.txt pip setuptools wheel
 	pip install --quiet --constraint constraints.txt torch torchvision numpy
+	pip install --quiet --constraint constraints.txt --no-build-isolation --editable .
+	touch $@
+
+# With Ray and what tests and checks need.
+.venv/installed-dev: .venv/installed
 	pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@

@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from dgrl.report.plots import Plot, Series, plot
 from dgrl.report.render import Example, Match, Report, label, render
 from dgrl.report.restoration import Panel, restoration
 from dgrl.report.sheets import write_sheets
-from dgrl.tables import ImageRow, read_keys, read_rows, shards
+from dgrl.tables import read_keys, read_rows, shards
 from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics
 from pipeline.params import as_scalar
 from pipeline.paths import Paths
@@ -99,15 +99,17 @@ def _few(names: "pd.Series[str]", most: int = 6) -> list[str]:
 
 def _headline(metrics: Mapping[str, float], dataset: str) -> pd.DataFrame:
     """A row for each way to rank, and the paper's; factors have a table of their own."""
-    rows: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        prefix, _, column = name.rpartition(".")
-        if column in HEADLINE and not prefix.startswith("factor"):
-            way = ", ".join(map(label, filter(None, prefix.split("."))))
-            rows.setdefault(way or "single-shot", {})[column] = value
+    rows = {}
+    for way in [name.removesuffix("rank1").rstrip(".") for name in metrics if name.endswith("rank1")]:
+        if not way.startswith("factor"):
+            whole = way.removesuffix("multi_shot").rstrip(".")  # whose mAP and mINP are those of both
+            prefixes = [way] * 3 + [whole] * 2
+            names = [f"{prefix}.{name}" for prefix, name in zip(prefixes, HEADLINE, strict=True)]
+            words = ", ".join(map(label, filter(None, way.split("."))))
+            rows[words or "single-shot"] = [metrics.get(name.lstrip("."), np.nan) for name in names]
     if paper := _paper(dataset):
-        rows["DGRL (paper)"] = dict(zip(HEADLINE, paper, strict=False))
-    return pd.DataFrame.from_dict(rows, "index").reindex(columns=HEADLINE)
+        rows["DGRL (paper)"] = [*paper, np.nan, np.nan]
+    return pd.DataFrame.from_dict(rows, "index", columns=HEADLINE)
 
 
 def _paper(dataset: str) -> Metrics | None:
@@ -135,14 +137,9 @@ def _tables(found: Evaluation) -> dict[str, pd.DataFrame]:
     return {"By down-sampling factor": factors, f"By camera pair{shown}": pairs}
 
 
-def _plots(found: Evaluation, paths: Paths) -> dict[str, list[Plot]]:
-    training = [_training_plot(paths), _rcan_plot(paths)]
-    plots = {
-        "Cumulative matching characteristic (CMC)": [_cmc_plot(found, paths.dataset)],
-        "Similarity of right and wrong images": [_histogram(found)],
-        "Training": [each for each in training if each],
-    }
-    return {heading: found for heading, found in plots.items() if found}
+def _plots(found: Evaluation, paths: Paths) -> list[Plot]:
+    plots = [_cmc_plot(found, paths.dataset), _histogram(found), _training_plot(paths), _rcan_plot(paths)]
+    return [each for each in plots if each]
 
 
 def _cmc_plot(found: Evaluation, dataset: str) -> Plot:
@@ -156,7 +153,8 @@ def _cmc_plot(found: Evaluation, dataset: str) -> Plot:
         series.append(Series("paper, single-shot", [1, 5, 10], list(paper), "points"))
     ends = "; ".join(f"{name} from {curve[0]:.1f} to {curve[-1]:.1f} %" for name, curve in curves.items())
     alt = f"Curves over ranks 1 to {len(ranks)}: {ends}."
-    return plot("cmc", "CMC", alt, series, "rank", "queries found, %", limits=(0, 101), legend="lower right")
+    title = "Cumulative matching characteristic (CMC)"
+    return plot("cmc", title, alt, series, "rank", "queries found, %", limits=(0, 101))
 
 
 def _histogram(found: Evaluation) -> Plot:
@@ -168,7 +166,8 @@ def _histogram(found: Evaluation) -> Plot:
         f"Two histograms of cosine similarity. Positives, images of the query's person, have the mean "
         f"{means[0]:.2f}; negatives, images of others, {means[1]:.2f}."
     )
-    return plot("similarities", "Similarities", alt, series, "cosine similarity", "share of the pairs, %")
+    title = "Similarity of right and wrong images"
+    return plot("similarities", title, alt, series, "cosine similarity", "share of the pairs, %")
 
 
 def _training_plot(paths: Paths) -> Plot | None:
@@ -180,7 +179,7 @@ def _training_plot(paths: Paths) -> Plot | None:
     if not series:
         return None
     ends = ", ".join(f"{each.label} from {each.y[0]:.2f} to {each.y[-1]:.2f}" for each in series)
-    return plot("losses", "Training losses", f"Losses: {ends}.", series, "optimizer step", "loss, weighted")
+    return plot("losses", "Training", f"Losses: {ends}.", series, "optimizer step", "loss, weighted")
 
 
 def _rcan_plot(paths: Paths) -> Plot | None:
@@ -193,7 +192,7 @@ def _rcan_plot(paths: Paths) -> Plot | None:
     if not series:
         return None
     ends = ", ".join(f"{each.label} from {each.y[0]:.3f} to {each.y[-1]:.3f}" for each in series)
-    return plot("rcan", "RCAN's loss", f"L1 loss: {ends}.", series, "iteration", "L1")
+    return plot("rcan", "RCAN training", f"L1 loss: {ends}.", series, "iteration", "L1")
 
 
 @dataclass(frozen=True)
@@ -208,8 +207,7 @@ class _Images:
 
 
 def _images(paths: Paths, found: Evaluation, rows: list[int]) -> _Images:
-    picked = Embeddings(*(values[rows] for values in _columns(found.query)))
-    matches = [[int(row) for row in each] for each in nearest(picked, found.gallery, count=MATCHES)]
+    matches = _matches(found.query, found.gallery, rows)
     ids = set(found.query_bank.keys.image_id[rows])
     made = set(found.query_bank.keys.image_id[rows][found.query_bank.keys.factor[rows] > 1])
     shown = set(found.gallery_bank.keys.image_id[[row for each in matches for row in each]])
@@ -222,18 +220,22 @@ def _images(paths: Paths, found: Evaluation, rows: list[int]) -> _Images:
     )
 
 
-def _columns(embeddings: Embeddings) -> tuple[Any, ...]:
-    return embeddings.features, embeddings.person_ids, embeddings.camera_ids
+def _matches(query: Embeddings, gallery: Embeddings, rows: list[int]) -> list[list[int]]:
+    """The nearest rows of the gallery for each query, and the nearest right one if it is none of these."""
+    picked = Embeddings(query.features[rows], query.person_ids[rows], query.camera_ids[rows])
+    matches = [each.tolist() for each in nearest(picked, gallery, count=MATCHES)] if rows else []
+    for row, found in zip(rows, matches, strict=True):
+        same = gallery.person_ids == query.person_ids[row]
+        if not same[found].any():
+            right = np.flatnonzero(same & (gallery.camera_ids != query.camera_ids[row]))
+            found.append(int(right[np.argmax(gallery.features[right] @ query.features[row])]))
+    return matches
 
 
 def _decode(table: Path, ids: set[str]) -> dict[str, Image]:
     """Images by image_id; shards that hold none of them are not read."""
-    with_some = (shard for shard in shards(table) if not ids.isdisjoint(read_keys(shard).image_id))
-    return {row.image_id: row.pixels() for shard in with_some for row in _wanted(shard, ids)}
-
-
-def _wanted(shard: Path, ids: set[str]) -> Iterable[ImageRow]:
-    return (row for row in read_rows(shard) if row.image_id in ids)
+    wanted = (shard for shard in shards(table) if not ids.isdisjoint(read_keys(shard).image_id))
+    return {row.image_id: row.pixels() for shard in wanted for row in read_rows(shard) if row.image_id in ids}
 
 
 def _examples(found: Evaluation, rows: list[int], images: _Images, model: DGRL) -> dict[str, Example]:
@@ -243,24 +245,21 @@ def _examples(found: Evaluation, rows: list[int], images: _Images, model: DGRL) 
     maps = _maps(model, found.gallery_bank, {row for each in images.found for row in each}, "hr")
     examples = {}
     for row, columns in zip(rows, images.found, strict=True):
-        similarity = found.gallery.features[columns] @ found.query.features[row]
-        shown = queries.iloc[row]
-        matches = []
-        for column, value in zip(columns, similarity.tolist(), strict=True):
-            keys = gallery.iloc[column]
-            image = images.gallery[keys.image_id]
-            correct = bool(found.gallery.person_ids[column] == found.query.person_ids[row])
-            caption = f"{keys.person_id}, {keys.camera_id}"
-            matches.append(Match(image, caption, correct, value, overlay(image, maps[column])))
-        fed = images.fed[shown.image_id]
-        examples[shown.image_id] = Example(
-            images.captured[shown.image_id],
-            fed,
-            _caption(shown),
-            matches,
-            int(found.ranking.best_rank[row]),
-            overlay(fed, query_maps[row]),
-        )
+        shown, best_rank = queries.iloc[row], int(found.ranking.best_rank[row])
+        matches = [
+            Match(
+                rank if rank <= MATCHES else best_rank,
+                image := images.gallery[gallery.image_id[column]],
+                f"{gallery.person_id[column]}, {gallery.camera_id[column]}",
+                bool(found.gallery.person_ids[column] == found.query.person_ids[row]),
+                float(found.gallery.features[column] @ found.query.features[row]),
+                overlay(image, maps[column]),
+            )
+            for rank, column in enumerate(columns, 1)
+        ]
+        captured, fed = images.captured[shown.image_id], images.fed[shown.image_id]
+        activation = overlay(fed, query_maps[row])
+        examples[shown.image_id] = Example(captured, fed, _caption(shown), matches, best_rank, activation)
     return examples
 
 

@@ -22,9 +22,10 @@ def noise(height: int, width: int) -> Image:
 
 def example(caption: str = "person 7, cam_a, factor 2") -> Example:
     """A query with ten matches, every third right."""
+    image = noise(256, 128)
     matches = [
-        Match(noise(256, 128), f"person {index}, cam_b", index % 3 == 2, 0.9 - index / 20, noise(256, 128))
-        for index in range(10)
+        Match(rank, image, f"person {rank - 1}, cam_b", rank % 3 == 0, 0.95 - rank / 20, image)
+        for rank in range(1, 11)
     ]
     return Example(noise(64, 24), noise(128, 48), caption, matches, 3, noise(128, 48))
 
@@ -49,7 +50,7 @@ def small_report(**changed: Any) -> Report:
             "By factor": factors.set_axis(["queries", *COLUMNS], axis=1).astype({"queries": int}),
             "By camera pair": pairs.set_axis(["queries", "gallery", *COLUMNS], axis=1),
         },
-        "plots": {"CMC": [small_plot()], "Training": [small_plot("losses"), small_plot("rcan")]},
+        "plots": [small_plot(), small_plot("losses"), small_plot("rcan")],
         "examples": {"Worst queries": [example()], "Best queries": [example("person 8, cam_a, factor 3")]},
         "restorations": [("person 7, cam_a, factor 2", restoration(*pixels, 2, "rcan"))],
         "metrics": {"rank1": 45.94, "queries": 1316, "multi_shot.rank1": 60.06},

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torchvision
 from test_training import MODEL, Curve, run, train_params
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from dgrl.errors import InputError
 from dgrl.model.backbone import BACKBONES, build_backbone
 from dgrl.model.network import DGRL
 from dgrl.model.nonlocal_block import NonLocalBlock
-from dgrl.model.params import BackboneName
+from dgrl.model.params import BackboneName, ModelParams
 from dgrl.weights.checkpoint import load_checkpoint
 from dgrl.weights.initial import Match, imagenet_file, initialise
 from dgrl.weights.published import load_model, save_model
@@ -165,3 +166,79 @@ def test_the_list_of_backbones_is_that_of_the_params() -> None:
     for name in BACKBONES:
         with torch.device("meta"):
             assert len(build_backbone(name, 1).layers) == 4
+
+
+# ---- Side branches ----
+
+SMALL = MODEL.model_copy(update={"backbone": "resnet18"})
+# Blocks of layer3_head2, layer4_head2 and layer4_head1 in DHM's models/imagenet/resnet.py.
+DHM = {
+    "resnet18": (1, 2, 2),
+    "resnet34": (3, 2, 3),
+    "resnet50": (3, 2, 3),
+    "resnet101": (12, 2, 3),
+    "resnet152": (18, 2, 3),
+}
+
+
+def sides(**changes: Any) -> tuple[DGRL, nn.Sequential, nn.Sequential]:
+    torch.manual_seed(0)
+    model = DGRL(ModelParams.parse(SMALL.model_dump() | changes, "model"), persons=3)
+    assert model.side2 is not None
+    assert model.side3 is not None
+    return model, model.side2, model.side3
+
+
+@pytest.mark.parametrize(("backbone", "counts"), DHM.items())
+def test_dhms_side_branches_have_its_blocks(backbone: str, counts: tuple[int, int, int]) -> None:
+    with torch.device("meta"):
+        model, side2, side3 = sides(backbone=backbone, side="dhm", last_stride=2, galn=False)
+        output = model(images(), images())
+        map2, map3 = side2(torch.empty(1, side2[0][0].conv1.in_channels, 8, 8)), side3[0]
+    expansion = 1 if backbone in ("resnet18", "resnet34") else 4
+    layers = (*side2, *side3)
+    assert tuple(len(layer) for layer in layers) == counts
+    assert [layer[0].conv1.out_channels for layer in layers] == [256, 512, 1024]
+    assert all(type(block) is type(model.layer4[0]) for layer in layers for block in layer)
+    assert map2.shape == (1, 512 * expansion, 2, 2)
+    assert map3[0].conv1.in_channels == 256 * expansion
+    assert [x.shape[1] for x in output.embeddings] == [512 * expansion, 512 * expansion, 1024 * expansion]
+
+
+@pytest.mark.parametrize("side", ["copy", "dhm"])
+@pytest.mark.parametrize("last_stride", [1, 2])
+def test_side_branches_end_at_the_main_branchs_stride(side: str, last_stride: int) -> None:
+    model, side2, side3 = sides(side=side, last_stride=last_stride)
+    stages = stages_of(model)
+    assert side2(stages[2]).shape[2:] == side3(stages[3]).shape[2:] == stages[4].shape[2:]
+
+
+def equal(side: nn.Module, original: nn.Module) -> bool:
+    own, theirs = side.state_dict(), original.state_dict()
+    return all(torch.equal(own[name], theirs[name]) for name in own if name.endswith("conv1.weight"))
+
+
+@pytest.mark.parametrize("side", ["copy", "dhm"])
+@pytest.mark.parametrize("weights", ["none", "file"])
+@pytest.mark.parametrize("side_start", ["copied", "random"])
+def test_side_branches_start_copied_or_random(
+    side: str, weights: str, side_start: str, tmp_path: Path
+) -> None:
+    model, side2, side3 = sides(side=side, side_start=side_start, non_local=False)
+    if weights == "file":
+        torch.manual_seed(1)
+        file = tmp_path / "resnet18.pth"
+        torch.save(torchvision.models.resnet18().state_dict(), file)
+        params = SMALL.model_copy(update={"side_start": side_start, "weights": str(file)})
+        initialise(model, params)
+    copied = side_start == "copied"
+    assert equal(side2[0], model.layer3) is copied
+    assert equal(side2[1], model.layer4) is copied
+    if side == "copy":
+        assert equal(side3[0], model.layer4) is copied
+        assert equal(side3[0], side2[1]) is copied
+
+
+def test_dhms_side_branches_are_a_resnets() -> None:
+    with pytest.raises(InputError, match=r"model: side = 'dhm' is made of a ResNet's .* efficientnet_"):
+        sides(backbone="efficientnet_lite0", side="dhm")

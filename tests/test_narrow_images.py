@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from test_cuhk03 import PERSONS, Contents, write_mat
+from mat_files import PERSONS, Contents, expect_small, write_mat
 
-from dgrl.datasets import cuhk03
 from dgrl.tables import read_keys
 from pipeline.cache_sr import cache_sr
 from pipeline.download import download
@@ -46,10 +45,7 @@ def test_the_paper_preset_goes_through_all_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, twins: str
 ) -> None:
     contents = widths()
-    monkeypatch.setattr(cuhk03, "PERSONS", PERSONS)
-    monkeypatch.setattr(cuhk03, "IMAGES", {"labelled": len(contents), "detected": len(contents)})
-    monkeypatch.setattr(cuhk03, "SPLITS", 3)
-    monkeypatch.setattr(cuhk03, "TEST_PERSONS", 2)
+    expect_small(monkeypatch, contents, contents)
     shutil.copytree(ROOT / "presets", tmp_path / "presets")
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)

@@ -118,7 +118,7 @@ def test_escapes_everything():
             headline=table,
             notes=[evil],
             tables={evil: table},
-            plots={evil: [replace(small_plot(), title=evil, alt=evil)]},
+            plots=[replace(small_plot(), title=evil, alt=evil)],
             examples={evil: [example(evil)]},
             restorations=[(evil, panels)],
             options={evil: evil},
@@ -136,7 +136,7 @@ def test_wide_content_scrolls_by_keyboard_too(text):
 
 
 def test_parts_without_content_are_left_out():
-    bare = small_report(plots={}, tables={}, examples={}, restorations=[])
+    bare = small_report(plots=[], tables={}, examples={}, restorations=[])
     page = Page(render(bare))
     assert not page.all("img")
     assert not page.all("figure")

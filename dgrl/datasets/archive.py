@@ -74,6 +74,10 @@ class Archive:
             with self._zip.open(name) as packed:
                 shutil.copyfileobj(packed, content, _CHUNK)
             return content.getvalue()
+        except KeyError:
+            raise InputError(
+                f"{self.path}: {name} is there under another spelling of its name (// or ./); pack it anew"
+            ) from None
         except RuntimeError as error:  # encrypted; or, as NotImplementedError, an unknown method
             raise InputError(
                 f"{self.path}: {name} cannot be unpacked ({error}); unpack the archive with its own tool and "

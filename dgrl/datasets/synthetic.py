@@ -6,7 +6,8 @@ persons nearly collide; a camera is a place, a viewpoint, a light and a lens. An
 (seed, person, camera, index): asking for more persons, cameras or images changes no other image.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 import cv2
@@ -16,6 +17,7 @@ from pydantic import Field
 from dgrl.config import Section
 from dgrl.datasets.figure import Camera, Canvas, Cloth, Floats, Pattern, Person, Pose, draw_person
 from dgrl.images import Image
+from dgrl.parallel.processes import imap, usable_cores
 from dgrl.random import named_generator
 from dgrl.tables import ImageRow
 
@@ -77,22 +79,32 @@ def images(params: SyntheticParams) -> Iterator[ImageRow]:
         ``c2``. Subset ``all``, factor 1, uint8 RGB as PNG.
     """
     cameras = [_camera(params, number) for number in range(1, params.cameras + 1)]
-    for number in range(1, params.persons + 1):
-        person = _person(named_generator("synthetic", params.seed, "person", number))
-        for place, camera in enumerate(cameras, 1):
-            for index in range(1, params.images_per_camera + 1):
-                # "picture": the name of a published draw, which never changes
-                rng = named_generator("synthetic", params.seed, "picture", number, place, index)
-                image_id = f"{number:04d}_c{place}_{index:02d}"
-                yield ImageRow.from_pixels(
-                    _member(person, camera, rng, params),
-                    f"{image_id}.png",
-                    image_id=image_id,
-                    person_id=f"{number:04d}",
-                    camera_id=f"c{place}",
-                    subset="all",
-                    factor=1,
-                )
+    persons = range(1, params.persons + 1)
+    draw = partial(_images_of, cameras=cameras, params=params)
+    for rows in imap(draw, persons, workers=min(usable_cores(), len(persons)), description="drawing"):
+        yield from rows
+
+
+def _images_of(number: int, cameras: Sequence[Camera], params: SyntheticParams) -> list[ImageRow]:
+    """All images of a person, who is the same whatever process draws them."""
+    person = _person(named_generator("synthetic", params.seed, "person", number))
+    rows = []
+    for place, camera in enumerate(cameras, 1):
+        for index in range(1, params.images_per_camera + 1):
+            # "picture": the name of a published draw, which never changes
+            rng = named_generator("synthetic", params.seed, "picture", number, place, index)
+            image_id = f"{number:04d}_c{place}_{index:02d}"
+            row = ImageRow.from_pixels(
+                _member(person, camera, rng, params),
+                f"{image_id}.png",
+                image_id=image_id,
+                person_id=f"{number:04d}",
+                camera_id=f"c{place}",
+                subset="all",
+                factor=1,
+            )
+            rows.append(row)
+    return rows
 
 
 def _member(person: Person, camera: Camera, rng: np.random.Generator, params: SyntheticParams) -> Image:

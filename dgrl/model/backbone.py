@@ -4,13 +4,14 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torchvision
 from torch import nn
 
 from dgrl.errors import InputError
 from dgrl.model.nonlocal_block import NonLocalBlock
-from dgrl.model.params import BackboneName
+from dgrl.model.params import BackboneName, ModelParams
 
 NON_LOCAL_LAYER2, NON_LOCAL_LAYER3 = 2, 3  # blocks that get a non-local block behind them, as in AGW
 RESNET_STEM = ("conv1", "bn1", "relu", "maxpool")  # torchvision's names of the stem's parts
@@ -82,6 +83,46 @@ def build_backbone(name: BackboneName, last_stride: int) -> Backbone:
     backbone = BACKBONES[name]()
     set_stride(backbone.layers[3][0], last_stride)
     return backbone
+
+
+def side_branches(params: ModelParams, main: list[nn.Sequential]) -> tuple[nn.Sequential, nn.Sequential]:
+    """The side branches from stage 2 and from stage 3: residual blocks only, "of the same type" (III-C).
+
+    ``copy`` has the blocks of layer3 and layer4, and of layer4. ``dhm`` has other numbers and widths, as the
+    public code of Li and Chen, Dynamic Hierarchical Mimicking, CVPR 2020 (github.com/d-li14/DHM): half of
+    layer3's blocks and two of layer4's; and as many as layer4, of 1,024 planes.
+
+    Args:
+        params: the ``model`` section.
+        main: layer1 to layer4 of the main branch.
+    """
+    _, layer2, layer3, layer4 = main
+    if params.side == "copy" and params.side_start == "copied":
+        return copy_of(layer3, layer4), copy_of(layer4)
+    if params.side == "copy":
+        first, second = (build_backbone(params.backbone, params.last_stride).layers for _ in range(2))
+        return nn.Sequential(*first[2:]), nn.Sequential(*second[3:])
+    block, stride = type(layer4[0]), params.last_stride
+    half = _dhm_layer(block, layer2, 256, (len(layer3) + 1) // 2, stride=2)
+    side2 = nn.Sequential(half, _dhm_layer(block, half, 512, 2, stride))
+    side3 = nn.Sequential(_dhm_layer(block, layer3, 1024, len(layer4), stride))
+    if params.side_start == "copied":
+        for side, original in ((side2[0], layer3), (side2[1], layer4)):  # nothing of side3 has layer4's width
+            side.load_state_dict({name: original.state_dict()[name] for name in side.state_dict()})
+    return side2, side3
+
+
+def _dhm_layer(block: Any, before: nn.Sequential, planes: int, count: int, stride: int) -> nn.Sequential:
+    """``count`` of torchvision's residual blocks behind a layer, with the random weights of a ResNet."""
+    channels, out = width(before[-1]), planes * block.expansion
+    shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    layer = nn.Sequential(
+        block(channels, planes, stride, shortcut), *(block(out, planes) for _ in range(count - 1))
+    )
+    for module in layer.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return layer
 
 
 def with_non_local(layer: nn.Sequential, count: int) -> nn.Sequential:

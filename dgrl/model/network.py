@@ -11,6 +11,7 @@ from dgrl.model.backbone import (
     NON_LOCAL_LAYER3,
     build_backbone,
     copy_of,
+    side_branches,
     width,
     with_non_local,
 )
@@ -92,18 +93,17 @@ class DGRL(nn.Module):
         backbone = build_backbone(params.backbone, params.last_stride)
         layer1, layer2, layer3, layer4 = backbone.layers
         self.stems = nn.ModuleDict({stream: _stem(backbone.stem, params) for stream in ("hr", "sr")})
-        self.side2: nn.Module | None = None
-        self.side3: nn.Module | None = None
-        if params.side_branches:  # residual blocks only, "of the same type" (III-C)
-            self.side2 = copy_of(layer3, layer4)
-            self.side3 = copy_of(layer4)
+        self.side2: nn.Sequential | None = None
+        self.side3: nn.Sequential | None = None
+        channels = [width(layer4)]
+        if params.side_branches:
+            self.side2, self.side3 = side_branches(params, backbone.layers)
+            channels += [width(self.side2), width(self.side3)]
         if params.non_local:
             layer2 = with_non_local(layer2, NON_LOCAL_LAYER2)
             layer3 = with_non_local(layer3, NON_LOCAL_LAYER3)
         self.layer1, self.layer2, self.layer3, self.layer4 = layer1, layer2, layer3, layer4
-        channels = width(layer4[-1])
-        branches = 3 if params.side_branches else 1
-        self.heads = nn.ModuleList(Head(channels, persons, params) for _ in range(branches))
+        self.heads = nn.ModuleList(Head(each, persons, params) for each in channels)
 
     def forward(self, hr: Tensor, sr: Tensor) -> Output:
         """The training pass.

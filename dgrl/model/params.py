@@ -1,9 +1,9 @@
 """``model:`` and ``loss:`` of params.yaml; a module without torch, which takes seconds to import."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dgrl.config import Section
 
@@ -28,6 +28,8 @@ class ModelParams(Section):
     expansion: Annotated[float, Field(gt=0)] = 2.66  # hidden width of GDFN (d: Restormer's)
     non_local: bool = True  # Table III
     side_branches: bool = True  # III-C
+    side: Literal["copy", "dhm"] = "copy"  # (d) of the main branch's blocks, or as in the code of DHM
+    side_start: Literal["copied", "random"] = "copied"  # (d) the main branch's weights where they fit, or not
     galn: bool = True  # Table III
     groups: Annotated[int, Field(ge=1)] = 32  # K of GALN
     dimension: Annotated[int, Field(ge=1)] = 512  # (d) of F
@@ -41,6 +43,12 @@ class ModelParams(Section):
                 f"allowed: {', '.join(WEIGHTS_NAMES)}, or a file that ends in {', '.join(WEIGHTS_FILES)}"
             )
         return weights
+
+    @model_validator(mode="after")
+    def _check_side(self) -> Self:
+        if self.side == "dhm" and not self.backbone.startswith("resnet"):
+            raise ValueError(f"side = 'dhm' is made of a ResNet's blocks; set it to copy for {self.backbone}")
+        return self
 
     @property
     def weights_file(self) -> Path | None:

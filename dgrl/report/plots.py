@@ -9,8 +9,9 @@ from typing import Any, Literal
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-WIDTH, HEIGHT = 5.0, 3.0  # inches of 72 units: letters keep their size on a narrow page
+WIDTH, HEIGHT = 5.0, 3.3  # inches of 72 units: letters keep their size on a narrow page
 TEXT, GRID = "#1c2330", "#e3e7ee"
 COLORS = ("#2563eb", "#c2410c", "#0f766e", "#7c3aed", "#5d6778", "#be185d", "#7a5c00", "#0369a1")
 DASHES = ("-", "--", ":", "-.")
@@ -31,6 +32,7 @@ _STYLE: dict[str, Any] = {
     "ytick.color": TEXT,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "axes.xmargin": 0.02,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
@@ -84,7 +86,6 @@ def plot(
     y_label: str,
     *,
     limits: tuple[float, float] | None = None,
-    legend: Literal["best", "lower right"] = "best",
 ) -> Plot:
     """Draw ``series`` in one pair of axes.
 
@@ -96,13 +97,13 @@ def plot(
         x_label: of the axis; the column of the CSV.
         y_label: likewise.
         limits: of the y axis.
-        legend: where, as matplotlib calls it.
     """
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):  # type: ignore[arg-type]
         figure = Figure((WIDTH, HEIGHT), layout="constrained")
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
         for index, each in enumerate(series):
-            color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
+            color = COLORS[index % len(COLORS)]
+            dash = DASHES[(index + index // len(COLORS)) % len(DASHES)]  # no two alike
             if each.kind == "points":
                 axes.plot(each.x, each.y, "D", color=color, markersize=5, label=each.label)
             elif each.kind == "steps":
@@ -110,9 +111,11 @@ def plot(
                 axes.step(each.x, each.y, dash, where="post", color=color, label=each.label)
             else:
                 axes.plot(each.x, each.y, dash, color=color, label=each.label)
+        if all(isinstance(x, int) for each in series for x in each.x):
+            axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         if limits:
             axes.set_ylim(*limits)
-        axes.legend(loc=legend)
+        figure.legend(loc="outside lower center", ncols=3)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=_NO_METADATA)
     parts = [pd.DataFrame({"curve": each.label, x_label: each.x, y_label: each.y}) for each in series]

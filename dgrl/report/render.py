@@ -24,6 +24,7 @@ class Match:
     """A gallery image that was found.
 
     Args:
+        rank: from 1.
         image: uint8 RGB [H, W, 3].
         caption: person and camera.
         correct: whether it shows the query's person.
@@ -31,6 +32,7 @@ class Match:
         activation: the image under its activation map.
     """
 
+    rank: int
     image: Image
     caption: str
     correct: bool
@@ -46,7 +48,7 @@ class Example:
         captured: the LR image as it was captured or made.
         query: as the network was fed it, super-resolved.
         caption: person, camera and factor.
-        matches: nearest first.
+        matches: nearest first; the last may be the nearest right one, if none of those before is right.
         best_rank: of the nearest image of the query's person, from 1.
         activation: ``query`` under its activation map.
     """
@@ -69,7 +71,7 @@ class Report:
         headline: metrics in percent by row and column; NaN where there is none.
         notes: sentences below the headline.
         tables: metrics in percent and integer counts by heading, rows by their index.
-        plots: by the heading of their section.
+        plots: curves and histograms.
         examples: ranked lists by the heading of their group.
         restorations: captions and their panels.
         metrics: every metric by name.
@@ -82,7 +84,7 @@ class Report:
     headline: pd.DataFrame
     notes: Sequence[str] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    plots: Mapping[str, Sequence[Plot]] = field(default_factory=dict)
+    plots: Sequence[Plot] = ()
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     restorations: Sequence[tuple[str, Sequence[Panel]]] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -90,14 +90,16 @@ def _load(path: Path) -> tuple[nn.Module, int]:
     """The network and its factor."""
     from basicsr.archs.rcan_arch import RCAN
 
-    from dgrl.weights.tensors import load_into, read_tensors
+    from dgrl.weights.tensors import build_empty, load_into, read_tensors
 
     tensors, architecture = read_tensors(path, "architecture")
-    try:
-        network: nn.Module = RCAN(**architecture)
-        factor = int(architecture["upscale"])
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        raise InputError(f"{path}: its header describes no RCAN; train it again") from None
+
+    def build() -> tuple[nn.Module, int]:
+        if int(architecture["num_group"]) * int(architecture["num_block"]) > len(tensors):
+            raise ValueError  # before millions of modules are made
+        return RCAN(**architecture), int(architecture["upscale"])
+
+    network, factor = build_empty(build, path)
     load_into(network, tensors, path)
     return network.eval(), factor
 

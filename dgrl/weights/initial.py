@@ -86,7 +86,7 @@ def initialise(model: nn.Module, params: ModelParams) -> Match:
         return Match({}, [], list(network))
     path = params.weights_file or imagenet_file(params.backbone)
     file = read_weights(path)
-    match = match_weights(network, file)
+    match = match_weights(network, file, copied=params.side_start == "copied")
     _require_backbone(match, network, path, params.backbone)
     with torch.no_grad():
         for name, source in match.taken.items():
@@ -107,12 +107,12 @@ def build(params: ModelParams, persons: int, seed: int) -> DGRL:
     return model
 
 
-def match_weights(network: State, file: State) -> Match:
-    """Find for each tensor of a network the one of a file that it can start from."""
+def match_weights(network: State, file: State, *, copied: bool = True) -> Match:
+    """Find for each tensor of a network the one of a file that it can start from; see ``wanted_names``."""
     sources = {common: name for name, common in common_names(file).items()}
     taken, reshaped = {}, []
     for name, common in common_names(network).items():
-        found = [sources[wanted] for wanted in wanted_names(common) if wanted in sources]
+        found = [sources[wanted] for wanted in wanted_names(common, copied=copied) if wanted in sources]
         fitting = [source for source in found if file[source].shape == network[name].shape]
         if fitting:
             taken[name] = fitting[0]

@@ -54,11 +54,16 @@ def common_names(names: Iterable[str]) -> dict[str, str]:
     return common
 
 
-def wanted_names(common: str) -> list[str]:
-    """What a tensor may be called in a file, the best first: its own name, then those of its originals."""
+def wanted_names(common: str, *, copied: bool = True) -> list[str]:
+    """What a tensor may be called in a file, the best first: its own name, then those of its originals.
+
+    Args:
+        common: its own.
+        copied: whether side branches are looked for under the names of what they are copies of, too.
+    """
     wanted = [common]
     side, rest = common[:7], common[7:]
-    if side in COPIES:
+    if copied and side in COPIES:
         wanted.append(COPIES[side] + rest)
     for name in list(wanted):
         for part, originals in ORIGINALS.items():

@@ -11,7 +11,7 @@ from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
-from dgrl.weights.tensors import load_into, read_tensors, require_finite
+from dgrl.weights.tensors import build_empty, load_into, read_tensors, require_finite
 
 
 def save_model(
@@ -50,7 +50,7 @@ def load_model(path: Path) -> tuple[DGRL, ModelParams]:
     if not isinstance(persons, int) or persons < 1:
         raise InputError(f"{path}: persons = {persons!r} in its header is no number; train it again")
     params = ModelParams.parse(config.get("model"), "model", str(path))
-    model = DGRL(params, persons)
+    model = build_empty(lambda: DGRL(params, persons), path)
     load_into(model, tensors, path)
     return model.eval(), params
 
