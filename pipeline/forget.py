@@ -1,6 +1,5 @@
 """Remove a person from all that was written, and prove it by a search of every byte."""
 
-import base64
 import hashlib
 import json
 import logging
@@ -35,12 +34,20 @@ def forget(
     All bytes under data/ and in the indexes are searched for the person's images, thumbnails and embeddings
     afterwards; files that still hold one are named, and the command fails. The DVC cache is searched as well.
     """
+    from dgrl.search.index import Index
+    from dgrl.tables import read_rows, write_shard
+
     if dataset is None and not index:
         raise InputError("say where: --dataset NAME, or --index DIR")
     if dataset is not None and not Paths(dataset).root.is_dir():
         raise InputError(f"{Paths(dataset).root} does not exist; give a dataset whose stages have run")
-    rows = _forget_in_tables(person, Paths(dataset)) if dataset is not None else []
+    for folder in index or []:
+        Index.load(folder)  # a wrong one is refused before anything is changed
+    held = _images_of(person, Paths(dataset)) if dataset is not None else {}
+    rows = [row for part in held.values() for row in part]
     traces = {trace for row in rows for trace in _traces(row)}
+    for shard in held:  # a run that is killed is repeated: what to look for is still in the last ones
+        write_shard(shard, [row for row in read_rows(shard) if row.person_id != person])
     if dataset is not None:
         traces |= _forget_in_results(person, Paths(dataset), {row.image_id for row in rows})
     for folder in index or []:
@@ -85,35 +92,25 @@ def _contents(path: Path) -> Iterator[bytes]:
                 yield archive.read(name)
 
 
-def _forget_in_tables(person: str, paths: Paths) -> "list[ImageRow]":
-    """Rewrite the shards with images of the person; those images. The first tables come last.
+def _images_of(person: str, paths: Paths) -> "dict[Path, list[ImageRow]]":
+    """The person's images by shard, those that others are made from last."""
+    from dgrl.tables import read_keys, read_rows
 
-    A run that is killed can so be repeated: what it has to look for is still in the first ones.
-    """
-    from dgrl.tables import read_keys, read_rows, write_shard
-
-    found: list[ImageRow] = []
-    places = {}
-    for shard in sorted(paths.root.rglob("part-*.parquet")):
-        if person in set(read_keys(shard).person_id):
-            places[shard] = [row for row in read_rows(shard) if row.person_id != person]
-            found += [row for row in read_rows(shard) if row.person_id == person]
-    for shard in sorted(places, key=lambda shard: paths.images in shard.parents):
-        write_shard(shard, places[shard])
-    return found
+    shards = [
+        shard for shard in paths.root.rglob("part-*.parquet") if person in set(read_keys(shard).person_id)
+    ]
+    shards.sort(key=lambda shard: (paths.images in shard.parents, shard))
+    return {shard: [row for row in read_rows(shard) if row.person_id == person] for shard in shards}
 
 
 def _traces(row: "ImageRow") -> set[bytes]:
     """What tells an image wherever it lies: its bytes, its pixels' digest, its thumbnails in HTML."""
-    from dgrl.images import encode_png
-    from dgrl.report import render
+    from dgrl.report.render import SIDE, photo
     from dgrl.report.thumbnail import shrink
-    from dgrl.search import sheet
+    from dgrl.search.sheet import data_uri
 
-    image = row.pixels()
-    small = [encode_png(shrink(image, side, side)) for side in (render.PANEL_SIDE, sheet.THUMBNAIL_SIDE)]
-    photo = render.photo(shrink(image, render.SIDE, render.SIDE)).rpartition(",")[2].encode()
-    return {row.data, row.pixel_sha256.encode(), photo, *map(base64.b64encode, small)}
+    thumbnails = photo(shrink(row.pixels(), SIDE, SIDE)), data_uri(row.data, row.image_id)
+    return {row.data, row.pixel_sha256.encode(), *(uri.encode() for uri in thumbnails)}
 
 
 def _forget_in_results(person: str, paths: Paths, image_ids: set[str]) -> set[bytes]:

@@ -125,7 +125,7 @@ def _number(value: float) -> str:
 
 
 def photo(image: Image) -> str:
-    """A ``data:`` link to an image [H, W, 3] as JPEG: nobody sees it, and PNG takes five times the bytes."""
+    """JPEG: a screen shows no difference, and PNG takes five times the bytes."""
     done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert done
     return _data("image/jpeg", data.tobytes())

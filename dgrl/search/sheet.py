@@ -46,10 +46,11 @@ def render_sheet(title: str, note: str, answers: Sequence[Answer]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
+    environment.filters["data_uri"] = data_uri
     return environment.get_template("sheet.html.j2").render(title=title, note=note, answers=answers)
 
 
-def _data_uri(data: bytes, name: str) -> str:
+def data_uri(data: bytes, name: str) -> str:
+    """A thumbnail of an encoded image, as the page has it."""
     image = shrink(decode(data, name), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode("ascii")
