@@ -1,6 +1,7 @@
 """RCAN by basicsr on small made images."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from dgrl.superres.params import RcanParams
 from dgrl.superres.pretrain import held_out, options, pretrain
 from dgrl.superres.upscale import load_rcan
 from dgrl.tables import read_rows, write_table
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.pretrain_sr import pretrain_sr
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
@@ -116,6 +117,20 @@ def test_a_patch_larger_than_all_images_is_named(train_hr: Path, tmp_path: Path)
 def test_a_scale_not_in_the_params_is_named() -> None:
     with pytest.raises(InputError, match=r"scale 8 is not one of params.yaml's rcan.scales \(2, 3, 4\)"):
         pretrain_sr("synthetic", 8, load_params(PARAMS_FILE))
+
+
+@pytest.mark.parametrize(("pairs", "wanted"), [("auto", False), ("person", False), ("twin", True)])
+def test_real_lr_images_want_no_rcan_but_for_training_twins(
+    train_hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: str, wanted: bool
+) -> None:
+    values = load_params(PARAMS_FILE).model_dump()
+    values["mlr"]["training_pairs"] = pairs
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(train_hr, "data/caviar/mlr/train_hr")
+    monkeypatch.setattr("pipeline.pretrain_sr.code", lambda _: [])
+    monkeypatch.setattr("pipeline.pretrain_sr.pretrain", lambda *_: {"psnr": 30.0})
+    assert pretrain_sr("caviar", 2, Params.parse(values, "")) == ({"psnr": 30.0} if wanted else {})
+    assert Path("data/caviar/rcan/x2/rcan.safetensors").exists() == (not wanted)
 
 
 # ---- the held-out persons --------------------------------------------------------------------------
