@@ -108,8 +108,8 @@ def plan_split(
 
     Raises:
         InputError: if the LR camera or the trial is unknown, official queries are wanted and there are
-            none, no query has a gallery image of its person,
-            a person is a training and a test person, or too few persons train to hold some out.
+            none, no query has a gallery image of its person, a person is a training and a test person,
+            nobody is left to test, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
     _check_roles(keys, dataset, params)
