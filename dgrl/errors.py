@@ -24,6 +24,10 @@ class InputError(Exception):
     """
 
 
+class DivergedError(InputError):
+    """The loss or a weight is not finite; the message names the learning rate."""
+
+
 class WorkerError(InputError):
     """Another process of this run was killed; the message says what to lower."""
 

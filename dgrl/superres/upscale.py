@@ -96,7 +96,7 @@ def _load(path: Path) -> tuple[nn.Module, int]:
     try:
         network: nn.Module = RCAN(**architecture)
         factor = int(architecture["upscale"])
-    except (KeyError, TypeError, ValueError, RuntimeError):
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError):
         raise InputError(f"{path}: its header describes no RCAN; train it again") from None
     load_into(network, tensors, path)
     return network.eval(), factor

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
-from dgrl.weights.tensors import load_into, read_tensors, require_finite
+from dgrl.weights.tensors import load_into, read_tensors, require_sound
 
 
 def save_model(path: Path, model: DGRL, params: ModelParams, persons: int) -> None:
@@ -19,7 +20,7 @@ def save_model(path: Path, model: DGRL, params: ModelParams, persons: int) -> No
         InputError: if a weight is not finite.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    require_finite(state, str(path))
+    require_sound(state, str(path))
     # One entry: safetensors writes several in an order that changes from one process to the next.
     config = json.dumps({"model": params.model_dump(mode="json"), "persons": persons})
     with atomic_file(path) as building:
@@ -37,6 +38,10 @@ def load_model(path: Path) -> tuple[DGRL, ModelParams]:
     if not isinstance(persons, int) or persons < 1:
         raise InputError(f"{path}: persons = {persons!r} in its header is no number; train it again")
     params = ModelParams.parse(config.get("model"), "model", str(path))
-    model = DGRL(params, persons)
+    try:
+        with torch.device("meta"):  # no memory is taken for what the header says before the tensors fit it
+            model = DGRL(params, persons)
+    except (RuntimeError, ArithmeticError, ValueError, TypeError):  # absurd sizes
+        raise InputError(f"{path}: its header describes no network; train it again") from None
     load_into(model, tensors, path)
     return model.eval(), params
