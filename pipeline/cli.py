@@ -74,8 +74,7 @@ def split(
     from pipeline.split import split as run
 
     params = load_params()
-    counts = run(dataset, params, workers or params.runtime.workers, backend)
-    logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
+    logger.info("%s", run(dataset, params, workers or params.runtime.workers, backend))
 
 
 @app.command("pretrain-sr")

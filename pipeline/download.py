@@ -1,6 +1,7 @@
 """Stage download: a benchmark's archive, own images or the generator, to one table of images."""
 
 import json
+import logging
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -9,9 +10,11 @@ from dgrl.datasets.catalog import KINDS
 from dgrl.datasets.fetch import fetch
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
-from dgrl.tables import write_table
+from dgrl.tables import read_keys, summary, write_table
 from pipeline.params import Params
 from pipeline.paths import Paths, dropped, outside
+
+logger = logging.getLogger(__name__)
 
 
 def download(dataset: str, params: Params) -> None:
@@ -20,6 +23,7 @@ def download(dataset: str, params: Params) -> None:
     kind = KINDS[source.kind]
     archive = _archive(dataset, params) if kind.remote else Path()
     write_table(paths.images, kind.images(source, archive))
+    logger.info("%s: %s", dataset, summary(read_keys(paths.images)))
     if kind.splits and (splits := kind.splits(source, archive)):
         with atomic_file(paths.official_splits) as file:
             file.write_text(json.dumps(splits, indent=1) + "\n")

@@ -11,7 +11,7 @@ from dgrl.files import atomic_folder
 from dgrl.mlr.degrade import make_row
 from dgrl.mlr.protocol import TABLES, Entry, describe, plan_split
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
-from dgrl.tables import ImageRow, read_keys, read_rows, shards, write_shard
+from dgrl.tables import ImageRow, read_keys, read_rows, shards, summary, write_shard
 from pipeline.params import Params
 from pipeline.paths import Paths
 
@@ -21,8 +21,8 @@ def split(
     params: Params,
     workers: int | None = None,
     backend: Backend = DEFAULT_BACKEND,
-) -> dict[str, int]:
-    """Write ``data/<dataset>/mlr``, all of it or nothing; returns the number of images of each table."""
+) -> str:
+    """Write ``data/<dataset>/mlr``, all of it or nothing; returns in one line what the tables hold."""
     paths = Paths(dataset)
     keys = {shard: read_keys(shard) for shard in shards(paths.images)}
     official = json.loads(paths.official_splits.read_text()) if paths.official_splits.exists() else ()
@@ -43,7 +43,9 @@ def split(
         tables = {table: read_keys(folder) for table, folder in folders.items()}
         description = describe(plan, tables, dataset, params.mlr)
         (building / paths.split.name).write_text(json.dumps(description, indent=1) + "\n")
-    return {table: len(keys) for table, keys in tables.items()}
+    held = ", ".join(f"{table} {summary(part)}" for table, part in tables.items())
+    left_out = sum(map(len, keys.values())) - len(plan.entries)
+    return f"{dataset}: {held}; {left_out} images left out"
 
 
 def _split_shard(job: tuple[Path, dict[str, tuple[Entry, ...]]], folders: Mapping[str, Path]) -> None:
