@@ -157,15 +157,22 @@ def _enlarge(
         if factor == 1 or params.method == "none":
             yield from zip(indices, same, strict=True)
             continue
-        larger = enlarge(same, networks[factor], params.batch) if networks else _bicubic(same, factor)
+        if networks:
+            larger = enlarge(same, networks[factor], params.batch)
+        else:
+            larger = (INTERPOLATIONS[params.method](image, factor) for image in same)
         yield from zip(indices, larger, strict=True)
 
 
-def _bicubic(images: list[Image], factor: int) -> Iterator[Image]:
-    for image in images:
-        height, width = image.shape[:2]
-        size = (width * factor, height * factor)
-        yield cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+def bicubic(image: Image, factor: int) -> Image:
+    """OpenCV's bicubic interpolation: [h, w, 3] -> [r h, r w, 3]."""
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+
+
+INTERPOLATIONS: Mapping[str, Callable[[Image, int], Image]] = {
+    "bicubic": bicubic
+}  # methods without a network
 
 
 def enlarge(images: list[Image], network: nn.Module, batch: int = 1) -> Iterator[Image]:

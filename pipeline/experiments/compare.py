@@ -20,11 +20,11 @@ from dgrl.evaluation.adaptation import Whitening, adapted, fit
 from dgrl.evaluation.evaluate import evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings
-from dgrl.image_bank import resize
 from dgrl.images import Image
 from dgrl.mlr.degrade import Entry, degradation, make_row
 from dgrl.mlr.protocol import MlrParams, Split, plan_split, seen_by_lr_camera
 from dgrl.progress import track
+from dgrl.superres.upscale import bicubic
 from dgrl.tables import read_keys, read_rows
 from pipeline.params import Params
 from pipeline.paths import Paths
@@ -224,7 +224,7 @@ def _images(
         for view in wanted.get(row.image_id, ()):
             pixels = make_row(row, Entry("query", row.image_id, view.factor), how).pixels()
             if upscale == "bicubic" and view.factor > 1:
-                pixels = resize(pixels, pixels.shape[0] * view.factor, pixels.shape[1] * view.factor)
+                pixels = bicubic(pixels, view.factor)
             yield view, pixels
 
 
