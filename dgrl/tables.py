@@ -7,7 +7,8 @@ function of the rows. The ``image`` column is the ``{bytes, path}`` struct of Hu
 Columns have one meaning everywhere:
 
 ====================  ==========================================================================
-``image_id``          unique within a table; an LR or SR image carries the id of its HR twin
+``image_id``          unique within a table; an LR or SR image carries the id of its HR twin; with LR
+                      images of every factor, a training image has one row of each
 ``person_id``         the benchmark's own name of the person
 ``camera_id``         the benchmark's own name of the camera
 ``subset``            the part of the benchmark that the image belongs to
@@ -36,6 +37,7 @@ from dgrl.images import Image, decode, encode_png, pixel_sha256
 ROWS_PER_SHARD = 1024
 BYTES_PER_SHARD = 256 * 2**20  # of encoded images; pyarrow reads no row group with 2 GiB of them
 DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery images of nobody; images to be ignored
+QUERY = "query"  # subset: test images that a benchmark has as queries
 KEYS = ["image_id", "person_id", "camera_id", "subset", "factor", "width", "height", "pixel_sha256"]
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from dgrl.files import atomic_folder
-from dgrl.mlr.degrade import make_row
-from dgrl.mlr.protocol import TABLES, Entry, describe, plan_split
+from dgrl.mlr.degrade import Degradation, Entry, degradation, make_row
+from dgrl.mlr.protocol import TABLES, describe, plan_split
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import ImageRow, read_keys, read_rows, shards, summary, write_shard
 from pipeline.params import Params
@@ -31,10 +31,11 @@ def split(
         (shard, {name: plan.entries[name] for name in part.image_id if name in plan.entries})
         for shard, part in keys.items()
     ]
+    how = degradation(params.mlr.recipe, params.mlr.kernel, params.mlr.jpeg_quality)
     with atomic_folder(paths.split.parent) as building:
         folders = {table: building / table for table in TABLES}
         map_shards(
-            partial(_split_shard, folders=folders),
+            partial(_split_shard, folders=folders, how=how),
             jobs,
             workers=workers,
             description=f"split {dataset}",
@@ -48,12 +49,14 @@ def split(
     return f"{dataset}: {held}; {left_out} images left out"
 
 
-def _split_shard(job: tuple[Path, dict[str, tuple[Entry, ...]]], folders: Mapping[str, Path]) -> None:
+def _split_shard(
+    job: tuple[Path, dict[str, tuple[Entry, ...]]], folders: Mapping[str, Path], how: Degradation
+) -> None:
     """One shard of images, with its entries, to the shard of that name in each table, which may be empty."""
     shard, entries = job
     rows: dict[str, list[ImageRow]] = {table: [] for table in folders}
     for row in read_rows(shard):
         for entry in entries.get(row.image_id, ()):
-            rows[entry.table].append(make_row(row, entry))
+            rows[entry.table].append(make_row(row, entry, how))
     for table, folder in folders.items():
         write_shard(folder / shard.name, rows[table])

@@ -41,6 +41,9 @@ SUBCOMMANDS = (
     "digest",
     "ablate",
     "table",
+    "embed",
+    "index",
+    "search",
 )
 IMAGES, MLR = Path("data/synthetic/images"), Path("data/synthetic/mlr")
 

@@ -1,5 +1,7 @@
 """CUHK03: small .mat files in the official structure, written by h5py as MATLAB v7.3 writes them."""
 
+import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +16,7 @@ from archives import message_of
 from scipy.io import savemat
 
 from dgrl.datasets import cuhk03
+from dgrl.datasets.archive import Archive
 from dgrl.errors import InputError
 from dgrl.mlr.protocol import TABLES
 from dgrl.tables import read_keys
@@ -177,6 +180,25 @@ def test_the_stages_split_as_the_official_testsets_say(
         assert list(keys.image_id) == wanted, table
         assert set(keys.person_id) == ({n[:5] for n in everyone} - tested if "train" in table else tested)
     assert set(tables["query"].camera_id) <= ({"a"} if merge_cameras else {f"{i}_a" for i in range(1, 6)})
+
+
+def test_the_mat_file_is_unpacked_once_and_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    padding = np.random.default_rng(0).integers(0, 256, 4 << 20, np.uint8)
+    mat = write_mat(tmp_path / "cuhk-03.mat")
+    with h5py.File(mat, "a") as file:
+        file["padding"] = padding
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.write(mat, "cuhk-03.mat")
+    monkeypatch.chdir(tmp_path)
+    unpacked = []
+    monkeypatch.setattr(Archive, "read", lambda *of, read=Archive.read: unpacked.append(of[1]) or read(*of))
+    tracemalloc.start()
+    download("cuhk03", stage_params(tmp_path / "c.zip", 0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert unpacked == ["cuhk-03.mat"]
+    assert len(json.loads(Path("data/cuhk03/images/splits.json").read_text())) == 3
+    assert padding.nbytes < peak < 1.5 * mat.stat().st_size
 
 
 def stage_params(mat: Path, trial: int, **source: object) -> Params:

@@ -154,7 +154,9 @@ def test_a_subset_is_kept(root: Path) -> None:
 
 def test_an_unknown_subset(root: Path) -> None:
     message = error_of(table(root, [f"{row},gallery" for row in ROWS], f"{HEADER},subset"))
-    assert "row 1 below the header: subset 'gallery' is none of train, test, distractor, junk" in message
+    assert (
+        "row 1 below the header: subset 'gallery' is none of train, test, query, distractor, junk" in message
+    )
 
 
 def test_files_that_are_not_listed_are_left_out(root: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,9 +12,13 @@ import pytest
 from markdown_table import markdown
 
 from dgrl.errors import InputError
+from pipeline.experiments.ablate import flat
 from pipeline.experiments.paper import FULL, TABLES
 from pipeline.experiments.render import Line, render
-from pipeline.experiments.table import parse_choices, read_runs, summarise
+from pipeline.experiments.table import parse_choices, preset_note, read_runs, summarise
+from pipeline.preset import preset_values
+
+ROOT = Path(__file__).parents[1]
 
 USUAL = {**FULL, "sr.method": "rcan", "train.seed": 0, "mlr.trial": 0, "train.epochs": 40, "loss.gamma": 5.0}
 BASELINE = dict.fromkeys(["model.non_local", "model.galn", "model.side_branches", "model.restormer"], False)
@@ -93,11 +98,29 @@ def test_a_param_that_older_runs_lack_is_a_setting_too() -> None:
     assert {key[2] for key in ours(lines)} == {"loss.form=null", "loss.form=stable"}
 
 
+def test_a_run_of_other_params_than_the_commits_is_no_row_of_an_ablation() -> None:
+    runs = frame(run(40.0, loss__gamma=1.0), run(41.0, loss__gamma=5.0, train__seed=1))
+    committed = {"loss.gamma": 5.0, "train.epochs": 40, "train.seed": 7, "loss.kl": 0.0}
+    lines, notes = summarise(runs, TABLES["II"], committed=committed)
+    assert {key[2]: line.mean for key, line in ours(lines).items()} == {"": (41.0, 51.0, 61.0)}
+    assert notes == ["left out on viper, not as params.yaml: run-40 (loss.gamma=1; --where counts it)"]
+    lines, _ = summarise(runs, TABLES["II"], where={"loss.gamma": 1.0}, committed=committed)
+    assert {key[2]: line.n for key, line in ours(lines).items()} == {"loss.gamma=1": 1}
+
+
 def test_a_param_in_which_all_runs_differ_from_the_commit_is_named() -> None:
     runs = frame(run(40.0, loss__gamma=1.0), run(41.0, loss__gamma=1.0, train__seed=1))
-    committed = {"loss.gamma": 5.0, "train.epochs": 40, "train.seed": 7, "loss.kl": False}
-    lines, _ = summarise(runs, TABLES["II"], committed=committed)
+    lines, _ = summarise(runs, TABLES["I"], committed={"loss.gamma": 5.0, "train.epochs": 40})
     assert {key[2]: line.n for key, line in ours(lines).items()} == {"loss.gamma=1": 2}
+
+
+def test_what_the_commit_has_in_no_preset_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    committed = dict(flat(preset_values("viper-laptop"))) | {"train.seed": 3, "mlr.trial": 2}
+    assert preset_note(committed) == []
+    assert preset_note(committed | {"loss.gamma": 1.0}) == [
+        "params.yaml as committed differs from the preset viper-laptop in loss.gamma=1 (preset: 5)"
+    ]
 
 
 def test_a_choice_settles_which_runs_count() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from test_weights import State, start, write
+from safetensors.torch import save_file
+from test_weights import State, start
 
 from dgrl.errors import InputError
 
@@ -15,6 +16,13 @@ from dgrl.errors import InputError
 def resnet() -> State:
     state: State = torchvision.models.resnet18().state_dict()
     return state
+
+
+def write(folder: Path, suffix: str, state: State) -> Path:
+    path = folder / f"resnet{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(state, path)  # type: ignore[operator]
+    return path
 
 
 UNFIT = {
@@ -30,11 +38,11 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("kind", UNFIT)
-@pytest.mark.parametrize("layout", ["torchvision", "safetensors"])
+@pytest.mark.parametrize("layout", [".pth", ".safetensors"])
 def test_a_tensor_that_is_no_weight_is_named(
     kind: str, layout: str, resnet: State, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    if layout == "safetensors" and kind in ("meta", "sparse", "quantised"):
+    if layout == ".safetensors" and kind in ("meta", "sparse", "quantised"):
         pytest.skip("safetensors has no such tensors")
     name = "layer2.0.conv1.weight"
     with warnings.catch_warnings(action="ignore"):
@@ -44,7 +52,7 @@ def test_a_tensor_that_is_no_weight_is_named(
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("layout", ["torchvision", "safetensors"])
+@pytest.mark.parametrize("layout", [".pth", ".safetensors"])
 def test_scalars_are_no_weights(layout: str, resnet: State, tmp_path: Path) -> None:
     file = write(tmp_path, layout, {name: torch.tensor(1.0) for name in resnet})
     with pytest.raises(InputError, match=r"only 0 of the \d+ tensors of resnet18"):

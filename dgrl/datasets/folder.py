@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
@@ -12,13 +13,13 @@ from pydantic import field_validator, model_validator
 from dgrl.config import Section
 from dgrl.datasets.archive import Archive, Member, has_control, open_archive, require_readable
 from dgrl.errors import InputError
-from dgrl.tables import DISTRACTOR, JUNK, ImageRow
+from dgrl.tables import DISTRACTOR, JUNK, QUERY, ImageRow
 
 REQUIRED = ("path", "person_id", "camera_id")
 COLUMNS = (*REQUIRED, "role", "subset")
 ROLES = ("hr", "lr")
 MATCH_SECONDS = 2  # for one name: some patterns take years
-SUBSETS = ("train", "test", DISTRACTOR, JUNK)
+SUBSETS = ("train", "test", QUERY, DISTRACTOR, JUNK)
 
 
 class FolderParams(Section):
@@ -57,8 +58,8 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
     An image_id is the path below root without its suffix. A camera is called as it is given; with a role
     (``hr`` or ``lr``) it becomes ``hr:<camera>`` or ``lr:<camera>``, so that LR cameras can be told from HR
     ones. Files that the table does not list, or the pattern does not match as a whole, are left out. A
-    subset is ``train``, ``test``, ``distractor`` (a gallery image of nobody) or ``junk`` (ignored), and
-    ``all`` where none is given.
+    subset is ``train``, ``test``, ``query`` (a test image that is an official query), ``distractor`` (a
+    gallery image of nobody) or ``junk`` (ignored), and ``all`` where none is given.
 
     Args:
         params: relative paths are relative to the working directory.
@@ -66,16 +67,23 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
     Raises:
         InputError: naming the row or file that is wrong.
     """
+    with listed(params) as (opened, members):
+        yield from map(opened.row, members)
+
+
+@contextmanager
+def listed(params: FolderParams) -> Iterator[tuple[Archive, list[Member]]]:
+    """The opened folder and its images as ``images`` has them, before any is read."""
     if params.root is None:
         raise InputError("no folder of images is given; set root and one of table and pattern")
     with open_archive(Path(params.root)) as opened:
         if params.table is not None:
-            listed = _from_table(opened, Path(params.table))
+            found = _from_table(opened, Path(params.table))
         else:
-            listed = _from_pattern(opened, params.pattern or "")
-        members = opened.ordered(listed)
+            found = _from_pattern(opened, params.pattern or "")
+        members = opened.ordered(found)
         _check_links(opened, members)
-        yield from map(opened.row, members)
+        yield opened, members
 
 
 def _from_table(opened: Archive, table: Path) -> Iterator[Member]:

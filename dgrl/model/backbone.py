@@ -1,45 +1,87 @@
-"""The ResNet backbone, cut into the pieces that the network uses (paper III-A and III-C)."""
+"""The backbones, cut into the pieces that the network uses (paper III-A and III-C)."""
 
 import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torchvision
 from torch import nn
 
+from dgrl.errors import InputError
 from dgrl.model.nonlocal_block import NonLocalBlock
 from dgrl.model.params import BackboneName
 
-STEM_CHANNELS = 64
 NON_LOCAL_LAYER2, NON_LOCAL_LAYER3 = 2, 3  # blocks that get a non-local block behind them, as in AGW
+RESNET_STEM = ("conv1", "bn1", "relu", "maxpool")  # torchvision's names of the stem's parts
+LITE0_STEM = ("conv_stem", "bn1", "blocks.0", "blocks.1.0")  # timm's: all that comes before stride 4 and ...
+LITE0_LAYERS = (  # ... what is at strides 4, 8, 16 and 32
+    ("blocks.1.1",),
+    ("blocks.2.0", "blocks.2.1"),
+    ("blocks.3.0", "blocks.3.1", "blocks.3.2", "blocks.4.0", "blocks.4.1", "blocks.4.2"),
+    ("blocks.5.0", "blocks.5.1", "blocks.5.2", "blocks.5.3", "blocks.6.0"),
+)
 
 
 @dataclass
 class Backbone:
-    """The parts of a ResNet.
+    """The parts of a network for images, without its pooling and classifier.
 
     Attributes:
-        stem: conv1, bn1, relu and maxpool: [B, 3, H, W] -> [B, 64, H/4, W/4].
-        layers: layer1 to layer4.
-        channels: the width of layer4's output.
+        stem: what comes before the first block at stride 4, or with it: [B, 3, H, W] -> [B, C, H/4, W/4].
+        layers: residual blocks at strides 4, 8, 16 and 32; the first of the last layer has stride 2.
     """
 
     stem: nn.Sequential
     layers: list[nn.Sequential]
-    channels: int
+
+
+def resnet(name: str) -> Backbone:
+    """A ResNet of torchvision."""
+    network = torchvision.models.get_model(name)
+    layers = [network.layer1, network.layer2, network.layer3, network.layer4]
+    return Backbone(_parts(network, RESNET_STEM), layers)
+
+
+def efficientnet_lite0() -> Backbone:
+    """timm's EfficientNet-Lite0 up to its last 320 channels.
+
+    Raises:
+        InputError: if timm is not installed.
+    """
+    try:
+        import timm  # takes seconds
+    except ModuleNotFoundError:
+        raise InputError(
+            "model.backbone = 'efficientnet_lite0' needs timm; install it with: pip install 'dgrl[lite]'"
+        ) from None
+    network = timm.create_model("efficientnet_lite0")
+    return Backbone(_parts(network, LITE0_STEM), [_parts(network, names) for names in LITE0_LAYERS])
+
+
+BACKBONES: dict[BackboneName, Callable[[], Backbone]] = {
+    "resnet18": partial(resnet, "resnet18"),
+    "resnet34": partial(resnet, "resnet34"),
+    "resnet50": partial(resnet, "resnet50"),
+    "resnet101": partial(resnet, "resnet101"),
+    "resnet152": partial(resnet, "resnet152"),
+    "efficientnet_lite0": efficientnet_lite0,
+}
 
 
 def build_backbone(name: BackboneName, last_stride: int) -> Backbone:
-    """A torchvision ResNet without its pooling and classifier, with weights of torch's global generator.
+    """A backbone with weights of torch's global generator.
 
     Args:
-        name: torchvision's name.
-        last_stride: stride of layer4: 2 is the ResNet's own, 1 keeps a finer map.
+        name: one of ``BACKBONES``.
+        last_stride: stride of the last layer: 2 is the backbone's own, 1 keeps a finer map.
+
+    Raises:
+        InputError: if it needs a package that is not installed.
     """
-    resnet = torchvision.models.get_model(name)
-    _set_stride(resnet.layer4[0], last_stride)
-    stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
-    layers = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
-    return Backbone(stem, layers, resnet.fc.in_features)
+    backbone = BACKBONES[name]()
+    set_stride(backbone.layers[3][0], last_stride)
+    return backbone
 
 
 def with_non_local(layer: nn.Sequential, count: int) -> nn.Sequential:
@@ -50,7 +92,7 @@ def with_non_local(layer: nn.Sequential, count: int) -> nn.Sequential:
     for index, block in enumerate(blocks):
         parts.append(block)
         if index >= first:
-            parts.append(NonLocalBlock(_width(block)))
+            parts.append(NonLocalBlock(width(block)))
     return nn.Sequential(*parts)
 
 
@@ -59,14 +101,17 @@ def copy_of(*layers: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(copy.deepcopy(layer) for layer in layers))
 
 
-def _width(block: nn.Module) -> int:
-    norm = getattr(block, "bn3", None) or block.bn2
-    assert isinstance(norm, nn.BatchNorm2d)
-    return norm.num_features
+def width(module: nn.Module) -> int:
+    """Channels of the output of a block or a stem, which are those of its last batch norm."""
+    return [each for each in module.modules() if isinstance(each, nn.BatchNorm2d)][-1].num_features
 
 
-def _set_stride(block: nn.Module, stride: int) -> None:
+def set_stride(block: nn.Module, stride: int) -> None:
     """Set the stride of a residual block that halves the resolution, in its path and in its shortcut."""
     for module in block.modules():
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
             module.stride = (stride, stride)
+
+
+def _parts(network: nn.Module, names: Iterable[str]) -> nn.Sequential:
+    return nn.Sequential(*(network.get_submodule(name) for name in names))

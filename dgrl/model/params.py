@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from dgrl.config import Section
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "efficientnet_lite0"]
 WEIGHTS_NAMES = ("imagenet", "none")
 WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".pth.tar")
 Weight = Annotated[float, Field(ge=0)]
@@ -60,4 +60,6 @@ class LossParams(Section):
     wrt: bool = True  # Table II
     wrt_form: WrtForm = "stable"  # (d) reference: AGW's public code
     l1: bool = True  # Table II
-    kl: bool = True  # Table II
+    kl: Weight = 1.0  # of KL, Table II; 0: off
+    kl_temperature: Annotated[float, Field(gt=0)] = 1.0  # (d) of the probabilities of eq. 10
+    kl_detach: bool = True  # (d) no gradient through the target of eq. 11, as in DHM
