@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dgrl.errors import InputError
+from dgrl.errors import DivergedError, InputError
 from dgrl.image_bank import ImageBank
 from dgrl.model.losses import loss_terms
 from dgrl.model.network import DGRL
@@ -18,7 +18,7 @@ from dgrl.model.params import LossParams, ModelParams
 from dgrl.training.batches import Batches
 from dgrl.training.distributed import ALONE, Ranks
 from dgrl.training.params import AugmentParams, TrainParams
-from dgrl.training.trainer import DivergedError, Losses, Run, Schedule, train
+from dgrl.training.trainer import Losses, Run, Schedule, train
 from dgrl.weights.checkpoint import load_checkpoint
 from dgrl.weights.initial import build
 from dgrl.weights.published import load_model, save_model
@@ -223,6 +223,13 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path: 
     with pytest.raises(DivergedError, match=r"not finite at step \d+ \(id .*learning rate 1e\+18\); lower"):
         run(tmp_path / "checkpoint", Curve(), params)
     assert load_checkpoint(tmp_path / "checkpoint") is None
+
+
+def test_divergence_of_the_last_step_alone_names_its_learning_rate(tmp_path: Path) -> None:
+    params = train_params(learning_rate=1e39, warmup_epochs=0, epochs=1)
+    with pytest.raises(DivergedError, match=r"after step 1 \(learning rate 1e\+39\) the tensor .*; lower"):
+        run(tmp_path / "checkpoint", Curve(), params, log_every=9, checkpoint_every=1)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_too_few_persons(tmp_path: Path) -> None:

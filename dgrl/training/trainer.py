@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dgrl.errors import InputError
+from dgrl.errors import DivergedError
 from dgrl.progress import progress
 from dgrl.training.batches import Batches
 from dgrl.training.compiled import compile_network, trial_step
@@ -23,11 +23,11 @@ from dgrl.weights.checkpoint import load_checkpoint, save_checkpoint
 Log = Callable[[int, Mapping[str, float]], None]  # step, metrics
 Losses = Callable[[Any, Tensor], dict[str, Tensor]]  # a network's output, class of each pair: terms
 
+DIVERGED = (
+    "lower train.learning_rate or raise train.warmup_epochs; the last good checkpoint is kept"  # what to do
+)
+
 logger = logging.getLogger(__name__)
-
-
-class DivergedError(InputError):
-    """The loss is not finite."""
 
 
 @dataclass
@@ -78,8 +78,7 @@ class Meter:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in terms)
             raise DivergedError(
                 f"the loss is not finite at step {done - len(values) + bad} ({shown}; learning rate "
-                f"{rate:.3g}); lower train.learning_rate or raise train.warmup_epochs; the last good "
-                "checkpoint is kept"
+                f"{rate:.3g}); {DIVERGED}"
             )
         seconds = time.perf_counter() - self.started
         means = values.mean(dim=0).tolist()
@@ -137,7 +136,7 @@ class Run:
         logger.info("resume at step %d", self.step)
 
     def save(self, checkpoint: Path) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, unless a weight is not finite (DivergedError)."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -145,7 +144,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
         }
-        save_checkpoint(checkpoint, state)
+        rate = self.optimizer.param_groups[0]["lr"]
+        save_checkpoint(checkpoint, state, f"step {self.step} (learning rate {rate:.3g})", DIVERGED)
 
     def update_ema(self) -> None:
         """Move the average towards the weights; torch's AveragedModel would wait for the GPU to do it."""
@@ -189,7 +189,7 @@ def train(
         The trained network in evaluation mode, with the EMA of the weights if ``params.ema_decay`` is not 0.
 
     Raises:
-        DivergedError: if the loss is not finite.
+        DivergedError: if the loss or a weight is not finite.
     """
     device = batches.device
     torch.backends.cudnn.benchmark = True  # every step has the same shapes: the fastest algorithm of each
