@@ -66,11 +66,12 @@ def _train(dataset: str, params: Params) -> None:
             hr, sr = _banks(paths, params, work, here)
             batches = Batches(hr, sr, params.augment, params.train, default_device(), here)
             start = params.model.model_copy(update={"weights": str(weights)} if weights else {})
-            model = build(start, batches.persons, params.train.seed)
+            model, match = build(start, batches.persons, params.train.seed)
             losses = partial(loss_terms, params=params.loss, gather=here.all_gather)
             with _curves(here, paths.live, dataset) as log:
                 train_network(
                     model, losses, batches, params.train, work / "checkpoint.pt", log, here,
+                    pretrained=match.taken,
                     log_every=params.runtime.log_every, checkpoint_every=params.runtime.checkpoint_every,
                 )  # fmt: skip
             if here.rank == 0:
