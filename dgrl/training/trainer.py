@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Schedule:
-    """Learning rate of a step: linear warm-up, then a decay every few epochs."""
+    """Learning rate of a step: linear or constant warm-up, then a decay every few epochs."""
 
     params: TrainParams
     steps_per_epoch: int
@@ -41,7 +41,9 @@ class Schedule:
         epoch = step // self.steps_per_epoch
         rate = self.params.learning_rate * self.params.decay_factor ** (epoch // self.params.decay_every)
         warmup = self.params.warmup_epochs * self.steps_per_epoch
-        return rate * (0.01 + 0.99 * step / warmup) if step < warmup else rate
+        if step >= warmup:
+            return rate
+        return self.params.warmup_rate or rate * (0.01 + 0.99 * step / warmup)
 
 
 @dataclass
@@ -106,14 +108,22 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, model: nn.Module, params: TrainParams, device: torch.device) -> "Run":
-        """The state before the first step."""
+    def start(
+        cls, model: nn.Module, params: TrainParams, device: torch.device, pretrained: Collection[str] = ()
+    ) -> "Run":
+        """The state before the first step; ``pretrained`` are names as in ``train``."""
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        groups: dict[float, list[nn.Parameter]] = {}  # by learning rate, relative to that of the schedule
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                relative = params.pretrained_rate if name in pretrained else 1.0
+                groups.setdefault(relative, []).append(parameter)
         optimizer = torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            [{"params": parameters, "relative": relative} for relative, parameters in groups.items()],
             lr=params.learning_rate,
             momentum=params.momentum,
             weight_decay=params.weight_decay,
+            nesterov=params.nesterov,
             fused=True,
         )
         average = {
@@ -147,6 +157,12 @@ class Run:
         rate = self.optimizer.param_groups[0]["lr"]
         save_checkpoint(checkpoint, state, f"step {self.step} (learning rate {rate:.3g})", DIVERGED)
 
+    def step_optimizer(self, rate: float) -> None:
+        """Take an optimizer step at a learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["relative"]
+        self.optimizer.step()
+
     def update_ema(self) -> None:
         """Move the average towards the weights; torch's AveragedModel would wait for the GPU to do it."""
         weights = self.model.state_dict()
@@ -163,6 +179,7 @@ def train(
     log: Log,
     ranks: Ranks = ALONE,
     *,
+    pretrained: Collection[str] = (),
     log_every: int = 20,
     checkpoint_every: int = 100,
 ) -> nn.Module:
@@ -182,6 +199,7 @@ def train(
         log: called, in every rank, with the step and its metrics every ``log_every`` steps; after a resume,
             first with all that had been logged before.
         ranks: the processes that share the batches; rank 0 writes the checkpoint.
+        pretrained: names of the parameters that learn at ``params.pretrained_rate`` times the learning rate.
         log_every: optimizer steps.
         checkpoint_every: optimizer steps.
 
@@ -195,7 +213,7 @@ def train(
     torch.backends.cudnn.benchmark = True  # every step has the same shapes: the fastest algorithm of each
     dtype = _precision(params.precision, device)
     schedule = Schedule(params, batches.per_epoch)
-    run = Run.start(model, params, device)
+    run = Run.start(model, params, device, pretrained)
     run.resume(checkpoint)
     model.train()
 
@@ -220,12 +238,11 @@ def train(
         while run.step < steps:
             terms = terms_of(network)
             rate = schedule(run.step)
-            run.optimizer.param_groups[0]["lr"] = rate
             run.optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             if params.clip_norm:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
-            run.optimizer.step()
+            run.step_optimizer(rate)
             if run.average:
                 run.update_ema()
             run.step += 1

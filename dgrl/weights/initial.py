@@ -99,16 +99,18 @@ def initialise(model: nn.Module, params: ModelParams) -> Match:
     return match
 
 
-def build(params: ModelParams, persons: int, seed: int) -> DGRL:
+def build(params: ModelParams, persons: int, seed: int) -> tuple[DGRL, Match]:
     """The network that a run starts from: random weights named by ``seed``, then those of ``model.weights``.
+
+    Returns:
+        The network, and what was taken from ``model.weights``.
 
     Raises:
         InputError: as ``initialise``.
     """
     torch.manual_seed(named_seed("network", seed))
     model = DGRL(params, persons)
-    initialise(model, params)
-    return model
+    return model, initialise(model, params)
 
 
 def match_weights(network: State, file: State, *, copied: bool = True) -> Match:
