@@ -217,8 +217,7 @@ class Kills:
         if target in ("stage", "child"):
             while stage_process(runs[0]) is None and runs[0].poll() is None:
                 time.sleep(0.02)
-            moment *= 0.6  # DVC's own start is over
-        time.sleep(moment)
+        time.sleep(moment if target == "dvc" else 0.6 * moment)  # without DVC's own start
         spared = runs[1:] if attempt % 2 else []
         killed = sum(kill(run, number, target) for run in runs if run not in spared)
         self.done += killed
