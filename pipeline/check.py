@@ -8,6 +8,7 @@ import pandas as pd
 import PIL.Image
 
 from dgrl.datasets import folder
+from dgrl.datasets.pool import PoolParams
 from dgrl.errors import InputError
 from dgrl.mlr.protocol import plan_split
 from dgrl.tables import read_keys
@@ -114,9 +115,13 @@ def _missing_files(dataset: str, params: Params) -> list[str]:
         problems.append(
             f"model.weights = {weights!r}: there is no such file; allowed: imagenet, none, or a file"
         )
-    if "archive" in type(source).model_fields:
+    name = f"source.{dataset}"
+    parts = {name: source}
+    if isinstance(source, PoolParams):
+        parts = {f"{name}.sets.{part}": each for part, each in source.sets.items()}
+    for name, each in parts.items():
         try:
-            local_archive(dataset, params)
+            local_archive(each, name)
         except InputError as error:
             problems.append(str(error))
     return problems

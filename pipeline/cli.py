@@ -16,6 +16,8 @@ from dgrl.errors import InputError, explain
 from dgrl.parallel.processes import die_with_parent
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
 from pipeline import commands
+from pipeline import forget as forgetting
+from pipeline import search as searching
 from pipeline.logs import set_up_logs
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def download(dataset: DatasetArgument) -> None:
     """
     from pipeline.download import download as run
 
-    run(dataset, _params())
+    _log_counts(dataset, run(dataset, _params()))
 
 
 @app.command()
@@ -103,8 +105,7 @@ def split(
     params = _params()
     if hasattr(params.source_of(dataset), "archive"):  # the rest was checked before there were images
         check(dataset, params, downloaded=True)
-    counts = run(dataset, params, workers or params.runtime.workers, backend)
-    logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
+    _log_counts(dataset, run(dataset, params, workers or params.runtime.workers, backend))
 
 
 @app.command("pretrain-sr")
@@ -121,8 +122,9 @@ def pretrain_sr(
     from pipeline.pretrain_sr import pretrain_sr as run
 
     if metrics := run(dataset, scale, _params()):
-        shown = metrics["psnr"], metrics["bicubic_psnr"]
-        logger.info("%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, *shown)
+        shown = [metrics[name] for name in ("psnr", "bicubic_psnr", "psnr_y", "bicubic_psnr_y")]
+        line = "%s x%d: PSNR (RGB, border 0) %.2f dB, bicubic %.2f; (Y, border %d) %.2f dB, bicubic %.2f"
+        logger.info(line, dataset, scale, *shown[:2], scale, *shown[2:])
     else:
         logger.info("%s x%d: no RCAN is wanted, so none is trained", dataset, scale)
 
@@ -187,6 +189,16 @@ def evaluate(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
     metrics = run(dataset, params, workers or params.runtime.workers)
     shown = ", ".join(f"{name} {metrics[name]:.1f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
     logger.info("%s: %s", dataset, shown)
+
+
+app.command()(searching.embed)
+app.command()(searching.index)
+app.command()(searching.search)
+app.command()(forgetting.forget)
+
+
+def _log_counts(dataset: str, counts: dict[str, int]) -> None:
+    logger.info("%s: %s", dataset, ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 def main() -> None:

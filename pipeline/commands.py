@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -121,6 +121,49 @@ def table(
         return
     with atomic_file(output) as file:
         file.write_text(text)
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Networks: model.safetensors, .onnx[@PREPROCESSING], OpenVINO .xml.", metavar="MODEL"
+        ),
+    ],
+    dataset: Annotated[list[str], typer.Option(help="Of params.yaml's `source`; repeatable.")],
+    trials: Annotated[int, typer.Option(help="mlr.trial 0 to N-1.", min=1)] = 10,
+    adapt: Annotated[bool, typer.Option("--adapt", help="Also whitened on the training persons.")] = False,
+    upscale: Annotated[Literal["none", "bicubic"], typer.Option(help="Of LR images, to HR size.")] = "none",
+    flip: Annotated[bool, typer.Option(help="Embed an image and its mirror image.")] = True,
+    output: Annotated[Path, typer.Option(help="Folder of compare.json, .md and .svg.")] = Path(
+        "data/compare"
+    ),
+) -> None:
+    """Measure any networks on the MLR sets: Rank-k, mAP, mINP over trials, time and size.
+
+    Needs `dvc repro split@DATASET` and trains nothing. Parameters: mlr.
+    """
+    from pipeline.experiments.compare import compare as run
+    from pipeline.experiments.compare import write
+    from pipeline.params import load_params
+
+    results = run(models, dataset, load_params(), trials=trials, adapt=adapt, upscale=upscale, flip=flip)
+    typer.echo(write(output, results), nl=False)
+
+
+@app.command()
+def adapt(
+    model: Annotated[str, typer.Argument(help="As for compare.", metavar="MODEL")],
+    pairs: Annotated[Path, typer.Option(help="CSV: query, gallery (paths of images), person_id.")],
+    output: Annotated[Path, typer.Option(help="A .safetensors file.")] = Path("whitening.safetensors"),
+    flip: Annotated[bool, typer.Option(help="Embed an image and its mirror image.")] = True,
+) -> None:
+    """Adapt a network to two cameras, from 100 pairs of images of their persons on, in seconds."""
+    from pipeline.adapt import adapt as run
+
+    found = run(model, pairs, output, flip=flip)
+    logger.info("%s: fitted on %d pairs, lambda %g", output, found.pairs, found.shrinkage)
 
 
 @app.command()

@@ -30,16 +30,24 @@ def inputs(dataset: str) -> None:
     memo_file = Path(os.environ.get("DVC_ROOT", "."), f".work/digests-{dataset}.json")
     memo = _read_memo(memo_file)
     seen: Memo = {}
-    source = _section(_section(params, "source"), dataset)
-    named = {key: value for key, value in source.items() if isinstance(value, str) and key != "kind"}
-    files = {key: path for key, value in named.items() if (path := outside(value)).exists()}
-    if source.get("archive", "") is None and (archive := dropped(source.get("kind", dataset))):
-        files["archive"] = archive
+    files = _files(_section(_section(params, "source"), dataset), dataset)
     weights = outside(str(_section(params, "model").get("weights")))
     _write(paths.inputs("source"), {key: _digest(path, memo, seen) for key, path in files.items()})
     _write(paths.inputs("weights"), {"weights": _digest(weights, memo, seen)} if weights.is_file() else {})
     if seen != memo:
         _write(memo_file, seen)
+
+
+def _files(source: dict[str, Any], name: str) -> dict[str, Path]:
+    """What a section of ``source`` names and exists, by param; of a pool, also what its sets name."""
+    named = {key: value for key, value in source.items() if isinstance(value, str) and key != "kind"}
+    files = {key: path for key, value in named.items() if (path := outside(value)).exists()}
+    if source.get("archive", "") is None and (archive := dropped(source.get("kind", name))):
+        files["archive"] = archive
+    sets = _section(source, "sets")
+    for part in sets:
+        files |= {f"sets.{part}.{key}": path for key, path in _files(_section(sets, part), part).items()}
+    return files
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:

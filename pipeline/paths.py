@@ -60,12 +60,22 @@ class Paths:
         return self.root / "dgrl/model.safetensors"
 
     @property
+    def calibration(self) -> Path:
+        """Beside the model, which it belongs to."""
+        return self.root / "dgrl/calibration.json"
+
+    @property
     def config(self) -> Path:
         return self.root / "dgrl/config.json"
 
     @property
     def live(self) -> Path:
         return self.root / "dgrl/live"
+
+    @property
+    def losses(self) -> Path:
+        """A file of step and value for each loss term."""
+        return self.live / "plots/metrics" / self.dataset / "loss"
 
     @property
     def sr_options(self) -> Path:
@@ -86,6 +96,10 @@ class Paths:
 
     def rcan(self, scale: int) -> Path:
         return self.root / "rcan" / f"x{scale}"
+
+    def rcan_scales(self) -> list[int]:
+        """Those that there are."""
+        return sorted(int(folder.name[1:]) for folder in (self.root / "rcan").glob("x*"))
 
     def sr(self, table: str) -> Path:
         """Table train or query."""

@@ -76,7 +76,7 @@ def test_the_keys_are_those_that_download_writes(project: Path, name: str) -> No
         ("mlr", {"lr_camera": {"own": "door"}}, "mlr.lr_camera.own = 'door' is no camera of own"),
         ("model", {"weights": "nowhere.pth"}, "model.weights = 'nowhere.pth': there is no such file"),
         ("source", {"own": {"kind": "folder", "root": "gone", "pattern": PATTERN}}, "gone does not exist"),
-        ("source", {"own": {"kind": "cuhk03"}}, "own has no public mirror"),
+        ("source", {"own": {"kind": "cuhk03"}}, "cuhk03 has no public mirror"),
     ],
 )
 def test_a_mistake_is_named(project: Path, section: str, values: dict[str, Any], said: str) -> None:

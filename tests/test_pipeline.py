@@ -261,6 +261,18 @@ def processes() -> Iterator[Path]:
     return (path for path in Path("/proc").iterdir() if path.name.isdigit())
 
 
+def test_without_epochs_another_runs_network_is_evaluated(project: Path) -> None:
+    shutil.copy(project / MODEL, project / "start.safetensors")
+    settings = ["-S", "train.epochs=0", "-S", "model.weights=start.safetensors"]
+    before = json.loads((project / "data/synthetic/eval/metrics.json").read_text())["synthetic"]
+    assert stages_run(dvc(project, "exp", "run", *settings)) == ["train@synthetic", "evaluate@synthetic"]
+    after = json.loads((project / "data/synthetic/eval/metrics.json").read_text())["synthetic"]
+    assert after["options"] != before["options"]
+    assert {**after, "options": {}} == {**before, "options": {}}
+    git(project, "checkout", ".")
+    dvc(project, "checkout")
+
+
 def test_an_experiment_reruns_what_it_changes(project: Path) -> None:
     output = dvc(project, "exp", "run", "-S", "loss.gamma=1")
     assert stages_run(output) == ["train@synthetic", "evaluate@synthetic"]
