@@ -3,6 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the stage inputs must be quick
+    from dgrl.config import Section
 
 DROP = "data/drop"  # archives put there by hand
 
@@ -14,6 +18,12 @@ def outside(name: str) -> Path:
     """
     root = Path(os.environ.get("DVC_ROOT", "."), name)
     return root if not Path(name).exists() and root.exists() else Path(name)
+
+
+def located(source: "Section") -> Any:
+    """A section of ``source`` whose folder and table of own images are where they are found from here."""
+    named = {key: getattr(source, key, None) for key in ("root", "table")}
+    return source.model_copy(update={key: str(outside(name)) for key, name in named.items() if name})
 
 
 def dropped(kind: str) -> Path | None:
@@ -48,6 +58,11 @@ class Paths:
     @property
     def model(self) -> Path:
         return self.root / "dgrl/model.safetensors"
+
+    @property
+    def calibration(self) -> Path:
+        """Beside the model, which it belongs to."""
+        return self.root / "dgrl/calibration.json"
 
     @property
     def config(self) -> Path:

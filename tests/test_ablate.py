@@ -99,7 +99,7 @@ def test_every_row_is_queued_for_every_seed_and_trial(project: Path) -> None:
         params = experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]
         assert params["sr"]["method"] == name.split("-")[1]
         assert params["datasets"] == ["synthetic"]
-        assert all(params["loss"][key] is True for key in ("wrt", "l1", "kl"))
+        assert all(params["loss"][key] == 1 for key in ("wrt", "l1", "kl"))
         settings.add((params["sr"]["method"], params["train"]["seed"], params["mlr"]["trial"]))
     assert len(settings) == len(names)
     with pytest.raises(InputError, match=r"'try-none-1' already; .*--name.* dvc queue remove try-none-1"):

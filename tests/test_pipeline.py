@@ -114,7 +114,7 @@ SR_STAGES = {"pretrain_sr@synthetic-2", "cache_sr"}
         ("dgrl/random.py", {"download", "split", "pretrain_sr@synthetic-2", *MODEL_USERS}),
         ("dgrl/images.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
         ("dgrl/tables.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
-        ("dgrl/parallel/processes.py", {"split", *SR_STAGES, *MODEL_USERS}),
+        ("dgrl/parallel/processes.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
         ("dgrl/superres/child.py", {"pretrain_sr@synthetic-2"}),
         ("dgrl/errors.py", set()),
         ("dgrl/progress.py", set()),
@@ -259,6 +259,18 @@ def find_training(project: Path, run: subprocess.Popen[bytes]) -> int:
 
 def processes() -> Iterator[Path]:
     return (path for path in Path("/proc").iterdir() if path.name.isdigit())
+
+
+def test_without_epochs_another_runs_network_is_evaluated(project: Path) -> None:
+    shutil.copy(project / MODEL, project / "start.safetensors")
+    settings = ["-S", "train.epochs=0", "-S", "model.weights=start.safetensors"]
+    before = json.loads((project / "data/synthetic/eval/metrics.json").read_text())["synthetic"]
+    assert stages_run(dvc(project, "exp", "run", *settings)) == ["train@synthetic", "evaluate@synthetic"]
+    after = json.loads((project / "data/synthetic/eval/metrics.json").read_text())["synthetic"]
+    assert after["options"] != before["options"]
+    assert {**after, "options": {}} == {**before, "options": {}}
+    git(project, "checkout", ".")
+    dvc(project, "checkout")
 
 
 def test_an_experiment_reruns_what_it_changes(project: Path) -> None:

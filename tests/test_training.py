@@ -108,6 +108,15 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert curve.metrics[steps[-1]]["loss/id"] < 0.8 * curve.metrics[steps[0]]["loss/id"]
 
 
+def test_no_epochs_leave_the_network_as_it_was_built(tmp_path: Path) -> None:
+    params, curve = train_params(epochs=0, ema_decay=0.9), Curve()
+    model = run(tmp_path / "checkpoint", curve, params)
+    assert not curve.metrics
+    assert not model.training
+    for name, tensor in build(MODEL, 6, params.seed).state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stop_after", [4, 5, 6])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, precision: str, stop_after: int) -> None:

@@ -51,7 +51,12 @@ def wrt_loss(embeddings: Tensor, persons: Tensor, form: WrtForm = "stable") -> T
 
 
 def pairwise_distances(x: Tensor) -> Tensor:
-    """Euclidean distances between the rows of [B, D]: [B, B], with a finite gradient at zero."""
+    """Euclidean distances between the rows of [B, D]: [B, B], with a finite gradient at zero.
+
+    The mean row is subtracted first, which changes no distance: far from the origin the squares would be
+    large beside their differences, and rounding would eat the distances.
+    """
+    x = x - x.detach().mean(dim=0)
     squares = x.square().sum(dim=1)
     squared = squares[:, None] + squares[None, :] - 2 * (x @ x.T)
     return squared.clamp(min=1e-12).sqrt()
@@ -64,18 +69,21 @@ def l1_loss(shallow_hr: Tensor, shallow_sr: Tensor) -> Tensor:
     return F.smooth_l1_loss(hr, sr)
 
 
-def kl_loss(logits: list[Tensor]) -> Tensor:
-    """Sum over the ordered pairs of branches of KL(p_j || p_i) (eq. 11 and 12), batch mean, p_j detached (d).
+def kl_loss(logits: list[Tensor], temperature: float = 1.0, *, detach: bool = True) -> Tensor:
+    """Sum over the ordered pairs of branches of KL(p_j || p_i) (eq. 11 and 12), batch mean.
 
     Args:
         logits: of each branch, [B, N].
+        temperature: T of p = softmax(logits / T); the loss is times T^2, so that gradients keep their size.
+        detach: whether the target p_j gets no gradient (d), as in DHM.
     """
-    log_p = [F.log_softmax(at_least_float32(branch), dim=1) for branch in logits]
+    log_p = [F.log_softmax(at_least_float32(branch) / temperature, dim=1) for branch in logits]
+    targets = [branch.detach() for branch in log_p] if detach else log_p
     pairs = [
-        F.kl_div(log_p[i], log_p[j].detach(), reduction="batchmean", log_target=True)
+        F.kl_div(log_p[i], targets[j], reduction="batchmean", log_target=True)
         for i, j in permutations(range(len(log_p)), 2)
     ]
-    return torch.stack(pairs).sum()
+    return temperature**2 * torch.stack(pairs).sum()
 
 
 def loss_terms(
@@ -109,7 +117,7 @@ def loss_terms(
     if params.l1:
         terms["l1"] = params.gamma * l1_loss(output.shallow_hr, output.shallow_sr)
     if params.kl and len(output.logits) > 1:
-        terms["kl"] = kl_loss(output.logits)
+        terms["kl"] = params.kl * kl_loss(output.logits, params.kl_temperature, detach=params.kl_detach)
     return terms
 
 

