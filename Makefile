@@ -3,7 +3,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test install
+.PHONY: repro test trust audit install
 
 repro: install
 	dvc repro
@@ -13,6 +13,22 @@ test: .venv/installed-dev
 	ruff format --check
 	mypy
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
+
+# Every fault, kill and damaged input that `make test` tries a sample of; hours.
+trust: install
+	rm -rf .work/trust && mkdir -p .work/trust
+	DGRL_TRUST=$(CURDIR)/.work/trust OMP_NUM_THREADS=1 pytest --numprocesses 2 \
+		tests/test_faults.py tests/test_kills.py tests/test_fuzz_sources.py tests/test_fuzz_files.py; \
+		status=$$?; python docs/reliability.py faults .work/trust; exit $$status
+
+# Known vulnerabilities, a bill of materials (build/sbom.json, CycloneDX) and the licences; needs PyPI.
+AUDIT = pip-audit --requirement constraints.txt --no-deps --disable-pip
+audit: install
+	pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[audit]'
+	python docs/reliability.py licences
+	mkdir -p build
+	-$(AUDIT) --format cyclonedx-json --output build/sbom.json
+	$(AUDIT) --strict
 
 install: .venv/installed
 

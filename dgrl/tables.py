@@ -166,6 +166,16 @@ def read_keys(source: Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def count_keys(keys: pd.DataFrame) -> dict[str, int]:
+    """The number of images, of persons (distractors and junk are of none) and of cameras."""
+    shown = keys[~keys["subset"].isin([DISTRACTOR, JUNK])]
+    return {
+        "images": len(keys),
+        "persons": shown["person_id"].nunique(),
+        "cameras": keys["camera_id"].nunique(),
+    }
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     try:

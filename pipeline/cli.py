@@ -87,7 +87,7 @@ def download(dataset: DatasetArgument) -> None:
     """
     from pipeline.download import download as run
 
-    run(dataset, _params())
+    _log_counts(dataset, run(dataset, _params()))
 
 
 @app.command()
@@ -105,8 +105,7 @@ def split(
     params = _params()
     if hasattr(params.source_of(dataset), "archive"):  # the rest was checked before there were images
         check(dataset, params, downloaded=True)
-    counts = run(dataset, params, workers or params.runtime.workers, backend)
-    logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
+    _log_counts(dataset, run(dataset, params, workers or params.runtime.workers, backend))
 
 
 @app.command("pretrain-sr")
@@ -196,6 +195,10 @@ app.command()(searching.embed)
 app.command()(searching.index)
 app.command()(searching.search)
 app.command()(forgetting.forget)
+
+
+def _log_counts(dataset: str, counts: dict[str, int]) -> None:
+    logger.info("%s: %s", dataset, ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 def main() -> None:

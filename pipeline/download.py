@@ -11,13 +11,17 @@ from dgrl.datasets.fetch import fetch
 from dgrl.datasets.pool import PoolParams
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
-from dgrl.tables import write_table
+from dgrl.tables import count_keys, read_keys, write_table
 from pipeline.params import Params
 from pipeline.paths import Paths, dropped, located, outside
 
 
-def download(dataset: str, params: Params) -> None:
-    """Write ``data/<dataset>/images``, with the official test persons of each trial where there are such."""
+def download(dataset: str, params: Params) -> dict[str, int]:
+    """Write ``data/<dataset>/images``, with the official test persons of each trial where there are such.
+
+    Returns:
+        The number of images, persons and cameras.
+    """
     source, paths = located(params.source_of(dataset)), Paths(dataset)
     kind = KINDS[source.kind]
     archive = _archive(source, f"source.{dataset}", params.runtime.cache)
@@ -27,6 +31,7 @@ def download(dataset: str, params: Params) -> None:
     if splits:
         with atomic_file(paths.official_splits) as file:
             file.write_text(json.dumps(splits, indent=1) + "\n")
+    return count_keys(read_keys(paths.images))
 
 
 def local_archive(source: Any, name: str) -> Path | None:

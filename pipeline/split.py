@@ -11,7 +11,7 @@ from dgrl.files import atomic_folder
 from dgrl.mlr.degrade import Degradation, Entry, degradation, make_row
 from dgrl.mlr.protocol import TABLES, describe, plan_split
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
-from dgrl.tables import ImageRow, read_keys, read_rows, shards, write_shard
+from dgrl.tables import ImageRow, count_keys, read_keys, read_rows, shards, write_shard
 from pipeline.params import Params
 from pipeline.paths import Paths
 
@@ -22,11 +22,16 @@ def split(
     workers: int | None = None,
     backend: Backend = DEFAULT_BACKEND,
 ) -> dict[str, int]:
-    """Write ``data/<dataset>/mlr``, all of it or nothing; returns the number of images of each table."""
+    """Write ``data/<dataset>/mlr``, all of it or nothing.
+
+    Returns:
+        The number of images, persons and cameras, of images that are left out, and of those of each table.
+    """
     paths = Paths(dataset)
     keys = {shard: read_keys(shard) for shard in shards(paths.images)}
     official = json.loads(paths.official_splits.read_text()) if paths.official_splits.exists() else ()
-    plan = plan_split(pd.concat(keys.values()), dataset, params.mlr, official)
+    images = pd.concat(keys.values())
+    plan = plan_split(images, dataset, params.mlr, official)
     jobs = [
         (shard, {name: plan.entries[name] for name in part.image_id if name in plan.entries})
         for shard, part in keys.items()
@@ -44,7 +49,8 @@ def split(
         tables = {table: read_keys(folder) for table, folder in folders.items()}
         description = describe(plan, tables, dataset, params.mlr)
         (building / paths.split.name).write_text(json.dumps(description, indent=1) + "\n")
-    return {table: len(keys) for table, keys in tables.items()}
+    left_out = {"left out": len(images) - len(plan.entries)}
+    return count_keys(images) | left_out | {table: len(rows) for table, rows in tables.items()}
 
 
 def _split_shard(

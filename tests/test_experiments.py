@@ -31,7 +31,8 @@ def data(metrics: Any, **sections: Any) -> dict[str, Any]:
 
 
 def test_experiments_become_runs_and_the_others_notes() -> None:
-    metrics = {"rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "mAP": 1.0}
+    multi_shot = {"rank1": 41.0, "rank5": 51.0, "rank10": 61.0}
+    metrics = {"rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "mAP": 1.0, "multi_shot": multi_shot}
     viper, caviar = "data/viper/eval/metrics.json", "data/caviar/eval/metrics.json"
     missing = {"error": {"type": "FileNotFoundError", "msg": "no file"}}
     fresh = {
@@ -63,6 +64,7 @@ def test_experiments_become_runs_and_the_others_notes() -> None:
     assert runs.iloc[0].to_dict() == {
         "experiment": "good", "commit": "0123456", "dataset": "viper",
         "rank1": 40.0, "rank5": 50.0, "rank10": 60.0,
+        "multi_shot.rank1": 41.0, "multi_shot.rank5": 51.0, "multi_shot.rank10": 61.0,
         "train.epochs": 3, "mlr.factors": "2 3", "mlr.training_pairs": "auto", "mlr.lr_camera.viper": None,
     }  # fmt: skip
     assert notes == [

@@ -107,6 +107,15 @@ def test_a_wrong_section_names_key_value_and_what_is_allowed(values: Values, tol
     assert error_of(lambda: Outer.parse(values, "outer")).startswith(f"params.yaml: {told}")
 
 
+def test_a_camera_may_be_a_number(tmp_path: Path) -> None:
+    values = synthetic()
+    values["mlr"]["lr_camera"] |= {"folder": 1, "viper": "1"}
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(values))
+    cameras = load_params(file).mlr.lr_camera
+    assert (cameras["folder"], cameras["viper"]) == ("1", "1")
+
+
 def test_every_mistake_is_told_at_once() -> None:
     message = error_of(lambda: Outer.parse({"nmae": "a", "inner": {"count": 0}}, "outer"))
     for told in ("outer.name is missing", "outer.nmae is not", "outer.inner.count = 0"):

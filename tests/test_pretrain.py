@@ -140,6 +140,20 @@ def test_a_scale_not_in_the_params_is_named() -> None:
         pretrain_sr("synthetic", 8, load_params(PARAMS_FILE))
 
 
+@pytest.mark.parametrize(("pairs", "wanted"), [("auto", False), ("person", False), ("twin", True)])
+def test_real_lr_images_want_no_rcan_but_for_training_twins(
+    train_hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: str, wanted: bool
+) -> None:
+    values = load_params(PARAMS_FILE).model_dump()
+    values["mlr"]["training_pairs"] = pairs
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(train_hr, "data/caviar/mlr/train_hr")
+    monkeypatch.setattr("pipeline.pretrain_sr.code", lambda _: [])
+    monkeypatch.setattr("pipeline.pretrain_sr.pretrain", lambda *_: {"psnr": 30.0})
+    assert pretrain_sr("caviar", 2, Params.parse(values, "")) == ({"psnr": 30.0} if wanted else {})
+    assert Path("data/caviar/rcan/x2/rcan.safetensors").exists() == (not wanted)
+
+
 # ---- the held-out persons --------------------------------------------------------------------------
 
 PERSONS = st.lists(st.text(max_size=4), min_size=2, max_size=30, unique=True)

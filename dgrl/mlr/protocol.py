@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
-from pydantic import Field, Strict, field_validator
+from pydantic import BeforeValidator, Field, Strict, field_validator
 
 from dgrl.config import Section
 from dgrl.errors import InputError
@@ -27,6 +27,7 @@ TABLES = ("train_hr", "train_lr", "query", "gallery")
 RANDOM = "random"  # an LR camera for each person, as in VPFA's public code
 
 Factor = Annotated[int, Field(ge=2, le=8)]
+Camera = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]  # 1, "1"
 Per = Literal["image", "camera", "person"]
 
 
@@ -38,7 +39,7 @@ class MlrParams(Section):
     factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
     train_factor_per: Per = "image"  # all images of one image, camera or person have one r; image: III-A
     query_factor_per: Per | dict[str, Per] = "image"  # (d) likewise, of all datasets or by dataset: IV-A
-    lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, a pattern, or random
+    lr_camera: dict[str, Camera] = Field(default_factory=dict)  # (d) by dataset: a camera, pattern, or random
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
     recipe: Recipe = "dgrl"  # how LR images are made: the paper's area resampling, IV-C, or public code's
     kernel: Kernel | None = None  # null: the recipe's
@@ -107,8 +108,8 @@ def plan_split(
 
     Raises:
         InputError: if the LR camera or the trial is unknown, official queries are wanted and there are
-            none, no query has a gallery image of its person,
-            a person is a training and a test person, or too few persons train to hold some out.
+            none, no query has a gallery image of its person, a person is a training and a test person,
+            nobody is left to test, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
     _check_roles(keys, dataset, params)

@@ -10,13 +10,27 @@ import yaml
 
 from dgrl.errors import InputError
 from pipeline.experiments.ablate import experiments, flat, flat_params
-from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
+from pipeline.experiments.paper import (
+    DATASET_TITLES,
+    SHOTS,
+    TABLES,
+    Metrics,
+    Row,
+    Shot,
+    Table,
+    TableFormat,
+    TableName,
+)
 from pipeline.experiments.render import RANKS, Line, render
 from pipeline.params import as_scalar
 from pipeline.preset import PRESETS, preset_values
 
 _SEEDS = ("train.seed", "mlr.trial")  # what the mean is over
-_KEYS = ("experiment", "commit", "dataset", *RANKS)
+_COLUMNS: Mapping[Shot, list[str]] = {  # of runs
+    "single": list(RANKS),
+    "multi": [f"multi_shot.{rank}" for rank in RANKS],
+}
+_KEYS = ("experiment", "commit", "dataset", *_COLUMNS["single"], *_COLUMNS["multi"])
 
 
 def table(
@@ -77,7 +91,8 @@ def read_runs(shown: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[st
 
     Returns:
         One line per experiment and dataset: ``experiment``, ``commit`` (from which it started), ``dataset``,
-        ``rank1``, ``rank5``, ``rank10``, and a column for every param, lists joined by spaces.
+        ``rank1``, ``rank5``, ``rank10``, the same as ``multi_shot.rank1`` etc., and a column for every param,
+        lists joined by spaces.
     """
     records: list[dict[str, Any]] = []
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -106,7 +121,9 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
         if stale := _stale(metrics.get("options", {}), params):
             states.append(f"out of date on {dataset} (its metrics are of another {stale})")
             continue
+        multi_shot = metrics.get("multi_shot", {})
         ranks = {rank: metrics[rank] for rank in RANKS}
+        ranks |= {f"multi_shot.{rank}": multi_shot.get(rank) for rank in RANKS}
         records.append({"experiment": experiment["name"], "dataset": dataset, **ranks, **params})
     return records, states if records or states else ["unevaluated"]
 
@@ -184,7 +201,8 @@ def summarise(
     for name in _datasets(runs, table, dataset):
         usual, left_out = _as_committed(runs[runs.dataset == name], table, name, where or {}, committed or {})
         own, repeated = _without_repeats(usual, name)
-        lines += _lines(own, table, name, committed or {})
+        for shot in SHOTS.get(name, ("single",)):
+            lines += _lines(own, table, name, shot, committed or {})
         notes += left_out + repeated
     return lines, notes + _care(runs, table)
 
@@ -271,16 +289,18 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
     return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{metrics}"]
 
 
-def _lines(runs: pd.DataFrame, table: Table, dataset: str, committed: Mapping[str, Any]) -> list[Line]:
+def _lines(
+    runs: pd.DataFrame, table: Table, dataset: str, shot: Shot, committed: Mapping[str, Any]
+) -> list[Line]:
     """The paper's own rows, then a block of the others for every setting."""
     varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key, committed)]
     named = [", ".join(f"{key}={as_text(run[key])}" for key in varying) for _, run in runs.iterrows()]
     texts = pd.Series(named, index=runs.index, dtype=object)
-    lines = [_line(row, runs[:0], dataset, "") for row in table.rows if not row.params]
+    lines = [_line(row, runs[:0], dataset, shot, "") for row in table.rows if not row.params]
     for text in sorted(set(texts)) or [""]:
         block = runs[texts == text]
         lines += [
-            _line(row, block[block.row == row.label], dataset, text) for row in table.rows if row.params
+            _line(row, block[block.row == row.label], dataset, shot, text) for row in table.rows if row.params
         ]
     return lines
 
@@ -298,11 +318,14 @@ def _telling(values: pd.Series, key: str, committed: Mapping[str, Any]) -> bool:
     return len(found | usual) > 1 or (key == "mlr.evaluate_on" and not found <= {"test"})
 
 
-def _line(row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
-    metrics = runs[list(RANKS)].astype(float)
-    mean = cast(Metrics, tuple(metrics.mean())) if len(runs) else None
-    std = cast(Metrics, tuple(metrics.std(ddof=1))) if len(runs) > 1 else None
-    return Line(dataset, row.label, settings, len(runs), mean, std, row.paper.get(dataset), bool(row.params))
+def _line(row: Row, runs: pd.DataFrame, dataset: str, shot: Shot, settings: str) -> Line:
+    metrics = runs[_COLUMNS[shot]].astype(float).dropna()
+    n = len(metrics)
+    mean = cast(Metrics, tuple(metrics.mean())) if n else None
+    std = cast(Metrics, tuple(metrics.std(ddof=1))) if n > 1 else None
+    customary = shot == SHOTS.get(dataset, ("single",))[0]
+    paper = row.paper.get(dataset) if customary else None
+    return Line(dataset, shot, row.label, settings, n, mean, std, paper, bool(row.params))
 
 
 def _care(runs: pd.DataFrame, table: Table) -> list[str]:
