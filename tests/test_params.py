@@ -105,7 +105,8 @@ def test_a_section_is_frozen() -> None:
     ],
 )
 def test_a_wrong_section_names_key_value_and_what_is_allowed(values: Values, told: str) -> None:
-    assert error_of(lambda: Outer.parse(values, "outer")).startswith(f"params.yaml: {told}")
+    assert error_of(lambda: Outer.parse(values, "outer")).startswith(told)
+    assert error_of(lambda: Outer.parse(values, "outer", "a.yaml")).startswith(f"a.yaml: {told}")
 
 
 def test_a_camera_may_be_a_number(tmp_path: Path) -> None:
