@@ -3,16 +3,32 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test install
+.PHONY: repro test trust audit install
 
 repro: install
 	dvc repro
 
-test: install
+test: .venv/installed-dev
 	ruff check
 	ruff format --check
 	mypy
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
+
+# Every fault, kill and damaged input that `make test` tries a sample of; hours.
+trust: install
+	rm -rf .work/trust && mkdir -p .work/trust
+	DGRL_TRUST=$(CURDIR)/.work/trust OMP_NUM_THREADS=1 pytest --numprocesses 2 \
+		tests/test_faults.py tests/test_kills.py tests/test_fuzz_sources.py tests/test_fuzz_files.py; \
+		status=$$?; python docs/reliability.py faults .work/trust; exit $$status
+
+# Known vulnerabilities, a bill of materials (build/sbom.json, CycloneDX) and the licences; needs PyPI.
+AUDIT = pip-audit --requirement constraints.txt --no-deps --disable-pip
+audit: install
+	pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[audit]'
+	python docs/reliability.py licences
+	mkdir -p build
+	-$(AUDIT) --format cyclonedx-json --output build/sbom.json
+	$(AUDIT) --strict
 
 install: .venv/installed
 
@@ -21,5 +37,10 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	pip install --quiet --constraint constraints.txt pip setuptools wheel
 	pip install --quiet --constraint constraints.txt torch torchvision numpy
+	pip install --quiet --constraint constraints.txt --no-build-isolation --editable .
+	touch $@
+
+# With Ray and what tests and checks need.
+.venv/installed-dev: .venv/installed
 	pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@

@@ -20,8 +20,12 @@ class InputError(Exception):
     """Something the user gave is wrong: a file, a parameter, a dataset.
 
     The message is one line that names what is wrong, what is allowed and what to do. The command line
-    prints it without a traceback and exits with status 1.
+    prints it without a traceback and exits with status 1. Line breaks and control characters, which a file
+    or another library's message may bring in, become spaces.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
 
 
 class WorkerError(InputError):

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgrl.errors import InputError
 from dgrl.image_bank import resize
-from dgrl.images import Image
+from dgrl.images import Image, check_images
 from dgrl.model.inputs import normalise
 from dgrl.model.network import DGRL, Stream
 from dgrl.parallel.device import default_device, gpus
@@ -88,13 +87,7 @@ class Extractor:
             InputError: naming the index of the first that is no such array: floats, gray, RGBA, channels
                 first, empty.
         """
-        for index, image in enumerate(images):
-            shape: tuple[int, ...] = getattr(image, "shape", ())
-            kind = getattr(image, "dtype", type(image).__name__)
-            if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-                raise InputError(
-                    f"image {index} is {kind} of shape {tuple(shape)}; give uint8 RGB of shape [H, W, 3]"
-                )
+        check_images(images)
         if not images:
             blank = torch.zeros(1, 3, self.height, self.width, dtype=torch.uint8)
             return self.embed_tensor(blank, stream)[:0]

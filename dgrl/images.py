@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import warnings
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -83,9 +84,34 @@ def _check_other(data: bytes) -> tuple[int, int]:
         return file.size
 
 
+def check_images(images: Sequence[Image]) -> None:
+    """Refuse what is no uint8 RGB image [H, W, 3].
+
+    Raises:
+        InputError: naming the index of the first: floats, gray, RGBA, channels first, empty.
+    """
+    for index, image in enumerate(images):
+        shape: tuple[int, ...] = getattr(image, "shape", ())
+        kind = getattr(image, "dtype", type(image).__name__)
+        if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise InputError(
+                f"image {index} is {kind} of shape {tuple(shape)}; give uint8 RGB of shape [H, W, 3]"
+            )
+
+
 def encode_png(image: Image) -> bytes:
     """Encode losslessly as PNG."""
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ValueError(f"cannot encode an image of shape {image.shape}")
+    return data.tobytes()
+
+
+def encode_jpeg(image: Image, quality: int) -> bytes:
+    """Encode as JPEG of a quality of 1 to 100, with halved colour: OpenCV's and Pillow's defaults."""
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
     if not done:
         raise ValueError(f"cannot encode an image of shape {image.shape}")
     return data.tobytes()

@@ -7,7 +7,8 @@ function of the rows. The ``image`` column is the ``{bytes, path}`` struct of Hu
 Columns have one meaning everywhere:
 
 ====================  ==========================================================================
-``image_id``          unique within a table; an LR or SR image carries the id of its HR twin
+``image_id``          unique within a table; an LR or SR image carries the id of its HR twin; with LR
+                      images of every factor, a training image has one row of each
 ``person_id``         the benchmark's own name of the person
 ``camera_id``         the benchmark's own name of the camera
 ``subset``            the part of the benchmark that the image belongs to
@@ -35,6 +36,7 @@ from dgrl.images import Image, decode, encode_png, pixel_sha256
 ROWS_PER_SHARD = 1024
 BYTES_PER_SHARD = 256 * 2**20  # of encoded images; pyarrow reads no row group with 2 GiB of them
 DISTRACTOR, JUNK = "distractor", "junk"  # subsets: gallery images of nobody; images to be ignored
+QUERY = "query"  # subset: test images that a benchmark has as queries
 KEYS = ["image_id", "person_id", "camera_id", "subset", "factor", "width", "height", "pixel_sha256"]
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -162,6 +164,16 @@ def read_keys(source: Path) -> pd.DataFrame:
         with _open(path) as file:
             parts.append(_whole(path, file.read(KEYS)).to_pandas())
     return pd.concat(parts, ignore_index=True)
+
+
+def count_keys(keys: pd.DataFrame) -> dict[str, int]:
+    """The number of images, of persons (distractors and junk are of none) and of cameras."""
+    shown = keys[~keys["subset"].isin([DISTRACTOR, JUNK])]
+    return {
+        "images": len(keys),
+        "persons": shown["person_id"].nunique(),
+        "cameras": keys["camera_id"].nunique(),
+    }
 
 
 @contextmanager

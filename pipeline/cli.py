@@ -1,20 +1,27 @@
-"""The ``dgrl`` command: one subcommand per stage."""
+"""The ``dgrl`` command: its options, how it ends, and one subcommand per stage.
+
+A further subcommand is a function with ``@app.command()`` here or in ``pipeline.commands``. It imports what
+it runs inside, so that ``dgrl --help`` stays quick.
+"""
 
 import logging
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dgrl.errors import InputError, explain
-from dgrl.files import atomic_file
 from dgrl.parallel.processes import die_with_parent
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
-from pipeline.experiments.paper import AblationName, TableFormat, TableName
+from pipeline import commands
+from pipeline import forget as forgetting
+from pipeline import search as searching
 from pipeline.logs import set_up_logs
-from pipeline.params import load_params
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 _INTERRUPTED = 130  # Typer's status after Ctrl-C
 
@@ -22,13 +29,14 @@ app = typer.Typer(
     name="dgrl",
     help="Cross-resolution person re-identification (DGRL). `dvc repro` runs the stages in order; each is a "
     "subcommand here, reads params.yaml, and writes under data/<dataset>/.",
+    epilog="Exit status: 0 done; 1 a mistake, or what the machine lacks, in one line on standard error; 2 a "
+    "wrong command line; 130 interrupted. Results go to standard output, messages to standard error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+app.add_typer(commands.app)
 
 DatasetArgument = Annotated[str, typer.Argument(help="The dataset, one of params.yaml's `datasets`.")]
-DatasetOption = Annotated[str | None, typer.Option(help="One of params.yaml's `datasets`; default all.")]
 WorkersOption = Annotated[
     int | None,
     typer.Option(help="Processes; default one per core, or one per GPU where a GPU computes.", min=1),
@@ -43,11 +51,31 @@ BackendOption = Annotated[
 logger = logging.getLogger(__name__)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dgrl {version('dgrl')}")
+        raise typer.Exit
+
+
 @app.callback()
-def start() -> None:
-    """Have a stage end with the DVC that runs it, so that no orphan writes while the next run starts."""
-    if "DVC_STAGE" in os.environ:
+def start(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more, such as basicsr's log.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what needs care.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    set_up_logs(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    if "DVC_STAGE" in os.environ:  # end with the DVC that runs it: no orphan writes while the next run starts
         die_with_parent(os.getppid())
+
+
+def _params() -> "Params":
+    from pipeline.params import load_params
+
+    return load_params()
 
 
 @app.command()
@@ -59,7 +87,7 @@ def download(dataset: DatasetArgument) -> None:
     """
     from pipeline.download import download as run
 
-    run(dataset, load_params())
+    _log_counts(dataset, run(dataset, _params()))
 
 
 @app.command()
@@ -71,11 +99,13 @@ def split(
     Same params, same bytes, whatever the number of processes or the backend. split.json has the persons, the
     factors, the options and a digest of each table. Parameters: mlr.
     """
+    from pipeline.check import check
     from pipeline.split import split as run
 
-    params = load_params()
-    counts = run(dataset, params, workers or params.runtime.workers, backend)
-    logger.info("%s: %s", dataset, ", ".join(f"{name} {count}" for name, count in counts.items()))
+    params = _params()
+    if hasattr(params.source_of(dataset), "archive"):  # the rest was checked before there were images
+        check(dataset, params, downloaded=True)
+    _log_counts(dataset, run(dataset, params, workers or params.runtime.workers, backend))
 
 
 @app.command("pretrain-sr")
@@ -91,9 +121,10 @@ def pretrain_sr(
     """
     from pipeline.pretrain_sr import pretrain_sr as run
 
-    if metrics := run(dataset, scale, load_params()):
-        shown = metrics["psnr"], metrics["bicubic_psnr"]
-        logger.info("%s x%d: PSNR %.2f dB, bicubic %.2f dB", dataset, scale, *shown)
+    if metrics := run(dataset, scale, _params()):
+        shown = [metrics[name] for name in ("psnr", "bicubic_psnr", "psnr_y", "bicubic_psnr_y")]
+        line = "%s x%d: PSNR (RGB, border 0) %.2f dB, bicubic %.2f; (Y, border %d) %.2f dB, bicubic %.2f"
+        logger.info(line, dataset, scale, *shown[:2], scale, *shown[2:])
     else:
         logger.info("%s x%d: no RCAN is wanted, so none is trained", dataset, scale)
 
@@ -106,7 +137,7 @@ def cache_sr(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
     """
     from pipeline.cache_sr import cache_sr as run
 
-    params = load_params()
+    params = _params()
     run(dataset, params, workers or params.runtime.workers)
 
 
@@ -142,7 +173,7 @@ def train(dataset: DatasetArgument) -> None:
     """
     from pipeline.train import train as run
 
-    run(dataset, load_params())
+    run(dataset, _params())
 
 
 @app.command()
@@ -154,66 +185,24 @@ def evaluate(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
     """
     from pipeline.evaluate import evaluate as run
 
-    params = load_params()
+    params = _params()
     metrics = run(dataset, params, workers or params.runtime.workers)
     shown = ", ".join(f"{name} {metrics[name]:.1f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
     logger.info("%s: %s", dataset, shown)
 
 
-@app.command()
-def ablate(
-    rows: Annotated[
-        AblationName, typer.Argument(help="losses: Table II, components: Table III, sr: super-resolution.")
-    ],
-    seeds: Annotated[int, typer.Option(help="train.seed 0 to N-1.", min=1)] = 1,
-    trials: Annotated[int, typer.Option(help="mlr.trial 0 to N-1.", min=1)] = 1,
-    dataset: DatasetOption = None,
-    name: Annotated[str | None, typer.Option(help="Start of the experiments' names; default ROWS.")] = None,
-) -> None:
-    """Queue the rows of an ablation table as DVC experiments; all else is as in params.yaml."""
-    from pipeline.experiments.ablate import ablate as run
-
-    names = run(rows, seeds, trials, dataset, name)
-    typer.echo(f"queued {len(names)} experiments, {names[0]} to {names[-1]}; `dvc queue start` runs them")
+app.command()(searching.embed)
+app.command()(searching.index)
+app.command()(searching.search)
+app.command()(forgetting.forget)
 
 
-@app.command()
-def table(
-    which: Annotated[TableName, typer.Argument(help="The paper's table, or sr.")] = "I",
-    form: Annotated[TableFormat, typer.Option("--format", help="How to write it.")] = "markdown",
-    output: Annotated[Path | None, typer.Option(help="A file; default standard output.")] = None,
-    dataset: DatasetOption = None,
-    where: Annotated[
-        list[str] | None, typer.Option(help="Count only runs with this param, KEY=VALUE; repeatable.")
-    ] = None,
-    all_commits: Annotated[
-        bool, typer.Option("--all-commits", help="Also experiments of other commits.")
-    ] = False,
-) -> None:
-    """Write a table of the experiments beside the paper's: mean and deviation over seeds and trials."""
-    from pipeline.experiments.table import table as run
-
-    text, notes = run(which, form, dataset, where or (), all_commits=all_commits)
-    for note in notes:
-        logger.warning(note)
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    with atomic_file(output) as file:
-        file.write_text(text)
-
-
-@app.command()
-def preset(name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")]) -> None:
-    """Set every value of params.yaml to a preset's: paper, viper-laptop, or synthetic (as committed)."""
-    from pipeline.preset import preset as run
-
-    run(name)
+def _log_counts(dataset: str, counts: dict[str, int]) -> None:
+    logger.info("%s: %s", dataset, ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 def main() -> None:
     """Run the command line; an error that a person can mend is one line on standard error and status 1."""
-    set_up_logs()
     try:
         app(prog_name="dgrl")
     except SystemExit as ended:
@@ -223,6 +212,7 @@ def main() -> None:
     except Exception as error:
         if (line := explain(error)) is None:
             raise
-        stage = "" if isinstance(error, InputError) else f"{sys.argv[1]}: "
+        words = [word for word in sys.argv[1:] if not word.startswith("-")]
+        stage = "" if isinstance(error, InputError) else f"{words[0]}: "
         sys.stderr.write(f"error: {stage}{line}\n")
         sys.exit(1)

@@ -2,50 +2,82 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_path
 
 from dgrl.datasets.catalog import KINDS
 from dgrl.datasets.fetch import fetch
+from dgrl.datasets.pool import PoolParams
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
-from dgrl.tables import write_table
+from dgrl.tables import count_keys, read_keys, write_table
 from pipeline.params import Params
-from pipeline.paths import Paths, dropped, outside
+from pipeline.paths import Paths, dropped, located, outside
 
 
-def download(dataset: str, params: Params) -> None:
-    """Write ``data/<dataset>/images``, with the official test persons of each trial where there are such."""
-    source, paths = params.source_of(dataset), Paths(dataset)
+def download(dataset: str, params: Params) -> dict[str, int]:
+    """Write ``data/<dataset>/images``, with the official test persons of each trial where there are such.
+
+    Returns:
+        The number of images, persons and cameras.
+    """
+    source, paths = located(params.source_of(dataset)), Paths(dataset)
     kind = KINDS[source.kind]
-    archive = _archive(dataset, params) if kind.remote else Path()
-    write_table(paths.images, kind.images(source, archive))
-    if kind.splits and (splits := kind.splits(source, archive)):
+    archive = _archive(source, f"source.{dataset}", params.runtime.cache)
+    with kind.opened(archive) as opened:
+        write_table(paths.images, kind.images(source, opened))
+        splits = kind.splits(source, opened) if kind.splits else []
+    if splits:
         with atomic_file(paths.official_splits) as file:
             file.write_text(json.dumps(splits, indent=1) + "\n")
+    return count_keys(read_keys(paths.images))
 
 
-def _archive(dataset: str, params: Params) -> Path:
-    """The archive that params.yaml names, else the one in the drop folder, else one fetched from a mirror."""
-    source = params.source_of(dataset)
+def local_archive(source: Any, name: str) -> Path | None:
+    """The archive that a section of params.yaml names, else the one in the drop folder.
+
+    Args:
+        source: the section.
+        name: of the section, for the message.
+
+    Returns:
+        None if a mirror may have it, or if the kind has no archive.
+
+    Raises:
+        InputError: if the one that is named does not exist, or a person must ask for it.
+    """
     remote = KINDS[source.kind].remote
-    assert remote is not None
+    if remote is None:
+        return None
     if (named := source.archive) is not None:
         if not (path := outside(named)).exists():
             raise InputError(
-                f"params.yaml: source.{dataset}.archive = {named!r} does not exist; correct the path, or set "
+                f"params.yaml: {name}.archive = {named!r} does not exist; correct the path, or set "
                 f"it to null and put {remote.name} into data/drop/"
             )
         return path
-    if found := dropped(source.kind):
-        return found
-    by_hand = f"put it into data/drop/ or set source.{dataset}.archive in params.yaml to it"
-    if not remote.mirrors:
+    found = dropped(source.kind)
+    if found is None and not remote.mirrors:
         raise InputError(
-            f"{dataset} has no public mirror: ask for {remote.name} at {remote.page} and {by_hand}"
+            f"{source.kind} has no public mirror: ask for {remote.name} at {remote.page} and {_by_hand(name)}"
         )
-    cache = params.runtime.cache
+    return found
+
+
+def _archive(source: Any, name: str, cache: str | None) -> Any:
+    """The archive, from a mirror if need be; of a pool, those of its sets by name."""
+    if isinstance(source, PoolParams):
+        return {part: _archive(each, f"{name}.sets.{part}", cache) for part, each in source.sets.items()}
+    remote, found = KINDS[source.kind].remote, local_archive(source, name)
+    if remote is None or found is not None:
+        return found
     try:
         return fetch(remote, user_cache_path("dgrl") if cache is None else Path(cache))
     except InputError as error:
-        raise InputError(f"{error}; or get {remote.name} by hand ({remote.page}), and {by_hand}") from None
+        by_hand = f"get {remote.name} by hand ({remote.page}), and {_by_hand(name)}"
+        raise InputError(f"{error}; or {by_hand}") from None
+
+
+def _by_hand(name: str) -> str:
+    return f"put it into data/drop/ or set {name}.archive in params.yaml to it"

@@ -1,8 +1,8 @@
 """Stage evaluate: the trained network's metrics on query and gallery."""
 
 import json
+from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dgrl.errors import InputError
+from dgrl.evaluation.adaptation import adapted, fit
+from dgrl.evaluation.calibration import calibrate
 from dgrl.evaluation.evaluate import curves, evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
-from dgrl.evaluation.ranking import Embeddings, Ranking, nearest, rank
+from dgrl.evaluation.ranking import Embeddings, rank
 from dgrl.extractor import Extractor
-from dgrl.files import atomic_folder
+from dgrl.files import atomic_file, atomic_folder, sha256
 from dgrl.image_bank import ImageBank, load_bank
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
 from dgrl.parallel.device import default_workers
 from dgrl.random import named_seed
-from dgrl.report.render import Example, Match, choose_examples, render
-from dgrl.report.sheets import write_sheets
-from dgrl.tables import ImageRow, read_rows
-from dgrl.weights.published import load_model
+from dgrl.weights.published import load_model, trained_persons
 from pipeline.params import Params, as_scalar
 from pipeline.paths import Paths
+from pipeline.report import Evaluation, write_report
 
 
 def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[str, float]:
@@ -47,21 +48,30 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         workers=workers or default_workers(),
     )
     query, gallery = _embed(extractor(model), query_bank, gallery_bank)
-    ranking, metrics = evaluate_embeddings(query, gallery, query_bank.keys.factor.to_numpy(), params.evaluate)
+    factors = query_bank.keys.factor.to_numpy()
+    ranking, metrics = evaluate_embeddings(query, gallery, factors, params.evaluate)
+    digest, seed = sha256(paths.model), params.evaluate.seed
+    calibration, calibrated = calibrate(query, gallery, factors, digest, seed)
+    metrics |= calibrated
+    if params.evaluate.adapt == "whiten":
+        whitening = fit(*_adaptation_pairs(dataset, paths, extractor(model), size), params.evaluate.seed)
+        adapted_metrics = rank(*adapted(whitening, query, gallery)).metrics()
+        metrics |= {f"adapted.{name}": value for name, value in adapted_metrics.items()}
+        metrics["adapted.lambda"] = whitening.shrinkage
+    untrained = None
     if params.evaluate.untrained:
         random = extractor(_untrained(model_params, params))
         untrained = rank(*_embed(random, query_bank, gallery_bank))
         metrics |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
     options = _options(paths, params.evaluate)
+    with atomic_file(paths.calibration) as file:  # null: too few persons
+        file.write_text(json.dumps(calibration and calibration.model_dump(mode="json")) + "\n")
     with atomic_folder(paths.eval) as folder:
         written = {dataset: _nested(metrics) | {"options": options}}
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
         curves(ranking).to_csv(folder / "cmc.csv", index=False)
-        examples = _examples(paths, ranking, query, gallery, params.evaluate.examples)
-        write_sheets(folder / "ranked", examples)
-        cmc = ranking.single_shot_cmc.tolist()
-        report = render(f"DGRL on {dataset}", metrics, cmc, options, list(examples.values()))
-        (folder / "report.html").write_text(report, encoding="utf-8")
+        found = Evaluation(query_bank, gallery_bank, query, gallery, ranking, untrained, metrics)
+        write_report(folder, paths, found, model, params.evaluate)
         pq.write_table(
             _embeddings_table(query_bank, query, gallery_bank, gallery), folder / "embeddings.parquet"
         )
@@ -73,6 +83,28 @@ def _embed(extractor: Extractor, query: ImageBank, gallery: ImageBank) -> tuple[
     query_features = extractor.embed_tensor(query.images, "sr")
     gallery_features = extractor.embed_tensor(gallery.images, "hr")
     return with_keys(query_features, query.keys, gallery_features, gallery.keys)
+
+
+def _adaptation_pairs(
+    dataset: str, paths: Paths, extractor: Extractor, size: tuple[int, int]
+) -> tuple[Embeddings, Embeddings]:
+    """Training persons whom the network did not learn from: by the LR camera, and by the others."""
+    learned = trained_persons(paths.model)
+    lr_camera = json.loads(paths.split.read_text())["options"]["lr_camera"]
+    sides = []
+    for table, is_lr in ((paths.sr("train"), True), (paths.mlr("train_hr"), False)):
+        bank = load_bank(table, *size)
+        chosen = [
+            f"{dataset}/{person}" not in learned and fnmatchcase(camera, lr_camera) == is_lr
+            for person, camera in zip(bank.keys.person_id, bank.keys.camera_id, strict=True)
+        ]
+        sides.append(ImageBank(bank.images[torch.tensor(chosen)], bank.keys[chosen]))
+    if not all(map(len, sides)):
+        raise InputError(
+            "evaluate.adapt = whiten needs training persons whom the network did not learn from; set "
+            "train.held_out to a share of them such as 0.5, or train.epochs to 0"
+        )
+    return _embed(extractor, *sides)
 
 
 def _untrained(model_params: ModelParams, params: Params) -> DGRL:
@@ -89,6 +121,7 @@ def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
         **{f"mlr.{name}": as_scalar(value) for name, value in split["options"].items()},
         "sr.method": sr["method"],
         "evaluate.flip": params.flip,
+        "evaluate.adapt": params.adapt,
         "train.epochs": trained["train"]["epochs"],
         "model.backbone": model["backbone"],
         "model.size": f"{model['height']}x{model['width']}",
@@ -106,31 +139,6 @@ def _nested(metrics: dict[str, float]) -> dict[str, Any]:
             inner = inner.setdefault(part, {})
         inner[last] = round(value, 4)
     return nested
-
-
-def _examples(
-    paths: Paths, ranking: Ranking, query: Embeddings, gallery: Embeddings, count: int
-) -> dict[str, Example]:
-    """Queries with their nearest gallery images, by the queries' image_id."""
-    chosen = choose_examples(ranking.best_rank == 1, count)
-    picked = Embeddings(query.features[chosen], query.person_ids[chosen], query.camera_ids[chosen])
-    found = [[int(row) for row in rows] for rows in nearest(picked, gallery)]
-    queries = _rows(paths.sr("query"), set(chosen))
-    galleries = _rows(paths.mlr("gallery"), {row for rows in found for row in rows})
-    examples = {}
-    for index, rows in zip(chosen, found, strict=True):
-        shown = queries[index]
-        matches = [
-            Match(each.data, f"{each.person_id}, {each.camera_id}", each.person_id == shown.person_id)
-            for each in (galleries[row] for row in rows)
-        ]
-        caption = f"{shown.person_id}, {shown.camera_id}, factor {shown.factor}"
-        examples[shown.image_id] = Example(shown.data, caption, matches)
-    return examples
-
-
-def _rows(table: Path, wanted: set[int]) -> dict[int, ImageRow]:
-    return {i: row for i, row in enumerate(read_rows(table)) if i in wanted}
 
 
 def _embeddings_table(

@@ -30,16 +30,24 @@ def inputs(dataset: str) -> None:
     memo_file = Path(os.environ.get("DVC_ROOT", "."), f".work/digests-{dataset}.json")
     memo = _read_memo(memo_file)
     seen: Memo = {}
-    source = _section(_section(params, "source"), dataset)
-    named = {key: value for key, value in source.items() if isinstance(value, str) and key != "kind"}
-    files = {key: path for key, value in named.items() if (path := outside(value)).exists()}
-    if source.get("archive", "") is None and (archive := dropped(source.get("kind", dataset))):
-        files["archive"] = archive
+    files = _files(_section(_section(params, "source"), dataset), dataset)
     weights = outside(str(_section(params, "model").get("weights")))
     _write(paths.inputs("source"), {key: _digest(path, memo, seen) for key, path in files.items()})
     _write(paths.inputs("weights"), {"weights": _digest(weights, memo, seen)} if weights.is_file() else {})
     if seen != memo:
         _write(memo_file, seen)
+
+
+def _files(source: dict[str, Any], name: str) -> dict[str, Path]:
+    """What a section of ``source`` names and exists, by param; of a pool, also what its sets name."""
+    named = {key: value for key, value in source.items() if isinstance(value, str) and key != "kind"}
+    files = {key: path for key, value in named.items() if (path := outside(value)).exists()}
+    if source.get("archive", "") is None and (archive := dropped(source.get("kind", name))):
+        files["archive"] = archive
+    sets = _section(source, "sets")
+    for part in sets:
+        files |= {f"sets.{part}.{key}": path for key, path in _files(_section(sets, part), part).items()}
+    return files
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -88,10 +96,52 @@ def _read_memo(file: Path) -> Memo:
     return memo
 
 
+def code_digests(dataset: str) -> None:
+    """Write ``data/<dataset>/inputs/code``: for each stage a digest of the installed files that it runs.
+
+    In a checkout the stages depend on those files themselves; a project of ``dgrl init`` has none.
+    """
+    here = Path(__file__).parent
+    stages = read_yaml(here / "project/stages.yaml")["stages"]
+    for name, stage in stages.items():
+        files = [here.parent / dep for dep in stage.get("deps", []) if not dep.startswith("data/")]
+        found = [file for path in files for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        lines = [
+            f"{sha256(file)}  {file.relative_to(here.parent).as_posix()}\n"
+            for file in found
+            if file.is_file() and "__pycache__" not in file.parts
+        ]
+        if lines:
+            with atomic_file(Paths(dataset).root / "inputs/code" / f"{name}.txt") as building:
+                building.write_text("".join(lines))
+
+
+def check_once(dataset: str) -> None:
+    """Have ``pipeline.check`` say what would stop a later stage, unless all is as when it last said nothing.
+
+    It imports what reads images, and so is asked only where params.yaml or the digests have changed.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    files = [Path("params.yaml"), Paths(dataset).inputs("source"), Paths(dataset).inputs("weights")]
+    state = {str(file): [sha256(file)] for file in files}
+    memo = Path(os.environ.get("DVC_ROOT", "."), f".work/checked-{dataset}.json")
+    if _read_memo(memo) != state:
+        from pipeline.check import check
+        from pipeline.params import load_params
+
+        check(dataset, load_params())
+        _write(memo, state)
+
+
 def main() -> None:
     """Run the stage; a user's mistake is one line on standard error and status 1."""
     try:
         inputs(sys.argv[2])
+        if "--code" in sys.argv:
+            code_digests(sys.argv[2])
+        check_once(sys.argv[2])
     except Exception as error:
         if (line := explain(error)) is None:
             raise

@@ -57,8 +57,10 @@ class Params(Section):
                 raise ValueError(f"datasets: {name} has no section source.{name} (there are: {self._names})")
             if name not in self.mlr.lr_camera:
                 raise ValueError(f"mlr.lr_camera.{name} is missing; set it to a camera, or a pattern")
-        if unknown := sorted(set(self.mlr.lr_camera) - set(self.source)):
-            raise ValueError(f"mlr.lr_camera.{unknown[0]} is no dataset (allowed: {self._names})")
+        for key in ("lr_camera", "query_factor_per"):
+            by_dataset = getattr(self.mlr, key)
+            if isinstance(by_dataset, dict) and (unknown := sorted(set(by_dataset) - set(self.source))):
+                raise ValueError(f"mlr.{key}.{unknown[0]} is no dataset (allowed: {self._names})")
         return self
 
     @property

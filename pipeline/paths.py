@@ -3,6 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the stage inputs must be quick
+    from dgrl.config import Section
 
 DROP = "data/drop"  # archives put there by hand
 
@@ -14,6 +18,12 @@ def outside(name: str) -> Path:
     """
     root = Path(os.environ.get("DVC_ROOT", "."), name)
     return root if not Path(name).exists() and root.exists() else Path(name)
+
+
+def located(source: "Section") -> Any:
+    """A section of ``source`` whose folder and table of own images are where they are found from here."""
+    named = {key: getattr(source, key, None) for key in ("root", "table")}
+    return source.model_copy(update={key: str(outside(name)) for key, name in named.items() if name})
 
 
 def dropped(kind: str) -> Path | None:
@@ -50,12 +60,22 @@ class Paths:
         return self.root / "dgrl/model.safetensors"
 
     @property
+    def calibration(self) -> Path:
+        """Beside the model, which it belongs to."""
+        return self.root / "dgrl/calibration.json"
+
+    @property
     def config(self) -> Path:
         return self.root / "dgrl/config.json"
 
     @property
     def live(self) -> Path:
         return self.root / "dgrl/live"
+
+    @property
+    def losses(self) -> Path:
+        """A file of step and value for each loss term."""
+        return self.live / "plots/metrics" / self.dataset / "loss"
 
     @property
     def sr_options(self) -> Path:
@@ -76,6 +96,10 @@ class Paths:
 
     def rcan(self, scale: int) -> Path:
         return self.root / "rcan" / f"x{scale}"
+
+    def rcan_scales(self) -> list[int]:
+        """Those that there are."""
+        return sorted(int(folder.name[1:]) for folder in (self.root / "rcan").glob("x*"))
 
     def sr(self, table: str) -> Path:
         """Table train or query."""

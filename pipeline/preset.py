@@ -1,5 +1,7 @@
 """Presets: what differs from the defaults of the params' classes, which are the paper's."""
 
+import shutil
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,50 @@ from pipeline.params_file import read_yaml
 PRESETS = Path("presets")
 
 
-def preset(name: str, file: Path = Path("params.yaml")) -> None:
+def preset(name: str, file: Path = Path("params.yaml"), *, force: bool = False) -> Path | None:
     """Set every value of ``params.yaml`` to a preset's; the comments stay.
+
+    Args:
+        name: of the preset.
+        file: what to change.
+        force: whether values that are no preset's may be lost.
+
+    Returns:
+        Where the file is kept as it was, if its values were no preset's.
 
     Raises:
         InputError: if there is no such preset, or the file is missing or no YAML.
     """
     values = preset_values(name)
     Params.parse(values, "", f"{PRESETS / name}.yaml")
-    read_yaml(file)  # a message for a person
+    backup = None if force else keep_edited(file)
+    write_params(values, file)
+    return backup
+
+
+def keep_edited(file: Path) -> Path | None:
+    """Copy params whose values are no preset's to ``<file>.<number>.bak``; returns where, if so.
+
+    Raises:
+        InputError: if the file is missing or no YAML.
+    """
+    values = read_yaml(file)
+    if any(values == preset_values(path.stem) for path in PRESETS.glob("*.yaml")):
+        return None
+    names = (file.with_name(f"{file.name}.{number}.bak") for number in count(1))
+    backup = next(name for name in names if not name.exists())
+    with atomic_file(backup) as building:
+        shutil.copyfile(file, building)
+    return backup
+
+
+def write_params(values: dict[str, Any], file: Path) -> None:
+    """Set values of a params file, section by section; its other values and its comments stay."""
     yaml = YAML()  # keeps comments
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 200
     content = yaml.load(file)

@@ -1,7 +1,8 @@
 """Stage pretrain_sr: RCAN of one scale, trained on the HR training images."""
 
 from dgrl.errors import InputError
-from dgrl.superres.pretrain import pretrain, publish_nothing
+from dgrl.mlr.degrade import degradation
+from dgrl.superres.pretrain import large_enough, pretrain, publish_nothing
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.work import code, work_folder
@@ -10,8 +11,8 @@ from pipeline.work import code, work_folder
 def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     """Write ``data/<dataset>/rcan/x<scale>``; returns PSNR and SSIM on held-out training persons.
 
-    A dataset whose LR images are real has none to restore (IV-C): nothing is trained, the files say so, and
-    the result is empty.
+    A dataset whose LR images are real has none to restore (IV-C), but for training twins: nothing is trained,
+    the files say so, and the result is empty.
     """
     if scale not in params.rcan.scales:
         allowed = ", ".join(map(str, params.rcan.scales))
@@ -20,11 +21,15 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     if params.sr.method != "rcan":
         publish_nothing(paths.rcan(scale), f"sr.method is {params.sr.method}")
         return {}
-    if dataset in params.mlr.real_lr:
+    if dataset in params.mlr.real_lr and params.mlr.training_pairs != "twin":
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
+    how = degradation(params.mlr.recipe, params.mlr.kernel, params.mlr.jpeg_quality)
     settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing of this one's
-    files = [table, *code("pretrain_sr")]
-    with work_folder(f"pretrain_sr@{dataset}-{scale}", settings, files) as work:
-        return pretrain(table, paths.rcan(scale), scale, params.rcan, work)
+    files = [table, *code("pretrain_sr", dataset)]
+    for each in params.datasets:  # now, not when hours have gone into this one
+        if each not in params.mlr.real_lr and (split := Paths(each).mlr("train_hr")).exists():
+            large_enough(split, params.rcan)
+    with work_folder(f"pretrain_sr@{dataset}-{scale}", f"{settings} {how}", files) as work:
+        return pretrain(table, paths.rcan(scale), scale, params.rcan, work, how)

@@ -1,6 +1,7 @@
 """Stage train: pairs of HR and SR images to the DGRL network."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,16 +18,18 @@ from dgrl.image_bank import ImageBank, choose_storage, load_bank
 from dgrl.model.losses import loss_terms
 from dgrl.parallel.device import default_device, keep_freed_memory
 from dgrl.tables import read_keys
-from dgrl.training.batches import Batches
+from dgrl.training.batches import Batches, hold_out
 from dgrl.training.distributed import Ranks, launch, ranks
 from dgrl.training.trainer import Log
 from dgrl.training.trainer import train as train_network
 from dgrl.weights.initial import build, imagenet_file, require_file
-from dgrl.weights.published import save_model
+from dgrl.weights.published import save_model, trained_persons
 from pipeline.logs import set_up_logs
 from pipeline.params import Params
 from pipeline.paths import Paths, outside
 from pipeline.work import code, work_folder
+
+logger = logging.getLogger(__name__)
 
 
 def train(dataset: str, params: Params) -> None:
@@ -62,20 +65,27 @@ def _train(dataset: str, params: Params) -> None:
                 "make them equal"
             )
         settings["threads"] = torch.get_num_threads()  # sums depend on it
-        with _work_folder(here, f"train@{dataset}", json.dumps(settings), [*files, *code("train")]) as work:
+        with _work_folder(
+            here, f"train@{dataset}", json.dumps(settings), [*files, *code("train", dataset)]
+        ) as work:
             hr, sr = _banks(paths, params, work, here)
-            batches = Batches(hr, sr, params.augment, params.train, default_device(), here)
+            persons = set(hr.keys.person_id)
+            held_out = hold_out(persons, params.train.held_out, params.train.seed)
+            batches = Batches(hr, sr, params.augment, params.train, default_device(), here, held_out)
             start = params.model.model_copy(update={"weights": str(weights)} if weights else {})
             model, match = build(start, batches.persons, params.train.seed)
             losses = partial(loss_terms, params=params.loss, gather=here.all_gather)
-            with _curves(here, paths.live, dataset) as log:
+            with _curves(here, paths.live, dataset, batches.per_epoch) as log:
                 train_network(
                     model, losses, batches, params.train, work / "checkpoint.pt", log, here,
                     pretrained=match.taken,
                     log_every=params.runtime.log_every, checkpoint_every=params.runtime.checkpoint_every,
                 )  # fmt: skip
             if here.rank == 0:
-                save_model(paths.model, model, params.model, batches.persons)
+                learned = {f"{dataset}/{person}" for person in persons.difference(held_out)}
+                learned = learned if params.train.epochs else set()
+                earlier = trained_persons(weights) if weights else frozenset()
+                save_model(paths.model, model, params.model, batches.persons, learned | earlier)
                 with atomic_file(paths.config) as file:
                     config = {"dataset": dataset, "persons": batches.persons, **settings}
                     file.write_text(json.dumps(config, indent=1) + "\n")
@@ -108,7 +118,7 @@ def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> tuple[Image
     """The HR and the SR images; ranks of one machine share what they do not keep on their GPUs."""
     tables = {"hr": paths.mlr("train_hr"), "sr": paths.sr("train")}
     size = params.model.height, params.model.width
-    needed = 2 * 3 * size[0] * size[1] * len(read_keys(tables["hr"]))
+    needed = 3 * size[0] * size[1] * sum(len(read_keys(table)) for table in tables.values())
     device = default_device()
     storage = choose_storage(params.runtime.storage, needed, device)
     mapped = storage == "file" or here.count > 1
@@ -129,11 +139,12 @@ def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> tuple[Image
 
 
 @contextmanager
-def _curves(here: Ranks, folder: Path, dataset: str) -> Iterator[Log]:
-    """What writes the metrics of a step for ``dvc plots``, in rank 0."""
+def _curves(here: Ranks, folder: Path, dataset: str, steps_per_epoch: int) -> Iterator[Log]:
+    """What writes the metrics of a step for ``dvc plots``, and a line an epoch to the log, in rank 0."""
     if here.rank:
         yield lambda step, metrics: None
         return
+    said = 0
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
         (folder / "plots/metrics").mkdir(parents=True)  # an output, of a run without training too
 
@@ -142,5 +153,9 @@ def _curves(here: Ranks, folder: Path, dataset: str) -> Iterator[Log]:
             for name, value in metrics.items():
                 live.log_metric(f"{dataset}/{name}", value, timestamp=False)
             live.make_summary()
+            nonlocal said
+            if (epoch := step // steps_per_epoch) > said:
+                said, loss, rate = epoch, metrics["loss/total"], metrics["images_per_second"]
+                logger.info("epoch %d: loss %.3f, %.0f images/s", epoch, loss, rate)
 
         yield log

@@ -74,10 +74,11 @@ def _last_change(folder: Path) -> float:
     return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
-def code(stage: str) -> list[Path]:
-    """The code that a stage depends on: its dependencies in dvc.yaml, less those that other stages write."""
+def code(stage: str, dataset: str) -> list[Path]:
+    """The code that a stage depends on: its dependencies in dvc.yaml, less the data that stages write."""
     deps = read_yaml(Path("dvc.yaml"))["stages"][stage]["deps"]
-    return [Path(dep) for dep in deps if not dep.startswith("data/")]
+    paths = [Path(dep.replace("${item.dataset}", dataset)) for dep in deps]
+    return [path for path in paths if path.parts[0] != "data" or "code" in path.parts]
 
 
 def _digest(settings: str, inputs: Iterable[Path]) -> str:

@@ -167,6 +167,13 @@ def test_a_member_that_cannot_be_unpacked(tmp_path: Path, field: str, value: int
     assert "give the folder" in message
 
 
+def test_a_member_asked_for_under_another_spelling(tmp_path: Path) -> None:
+    """Where a path is tidied on the way: a//1.png is a/1.png in a folder, but not in a zip file."""
+    with open_archive(pack(tmp_path, {"a//1.png": image(1)})) as opened:
+        said = message_of(lambda _: opened.read("a/1.png"), tmp_path / "x.zip")
+    assert "a/1.png is there under another spelling" in said
+
+
 def test_two_files_of_the_same_name(tmp_path: Path) -> None:
     path = pack(tmp_path)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):

@@ -41,6 +41,10 @@ SUBCOMMANDS = (
     "digest",
     "ablate",
     "table",
+    "embed",
+    "index",
+    "search",
+    "forget",
 )
 IMAGES, MLR = Path("data/synthetic/images"), Path("data/synthetic/mlr")
 
@@ -124,6 +128,15 @@ def mistake(dgrl: Command, *arguments: str) -> str:
 
 
 # Stages that run
+
+
+def test_download_and_split_end_with_one_line(dgrl: Command, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    said = "synthetic: 32 images, 8 persons, 4 cameras"
+    assert dgrl("download", "synthetic") == (0, "")
+    assert caplog.messages[-1] == said
+    assert dgrl("split", "synthetic") == (0, "")
+    assert caplog.messages[-1] == f"{said}, 0 left out, 16 train_hr, 16 train_lr, 4 query, 12 gallery"
 
 
 def test_download_and_split_write_whole_tables_and_say_so(split: Command) -> None:

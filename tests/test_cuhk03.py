@@ -1,5 +1,7 @@
 """CUHK03: small .mat files in the official structure, written by h5py as MATLAB v7.3 writes them."""
 
+import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,84 +13,30 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from archives import message_of
-from scipy.io import savemat
+from mat_files import (
+    DETECTED,
+    LABELLED,
+    PERSONS,
+    TESTSETS,
+    Contents,
+    expect_small,
+    image_id,
+    stage_params,
+    write_mat,
+)
 
 from dgrl.datasets import cuhk03
+from dgrl.datasets.archive import Archive
 from dgrl.errors import InputError
 from dgrl.mlr.protocol import TABLES
 from dgrl.tables import read_keys
 from pipeline.download import download
-from pipeline.params import Params, load_params
 from pipeline.split import split
-
-PERSONS = (3, 2, 1, 1, 1)
-Cell = tuple[int, int, int]  # pair, row and column, each from 1
-Contents = dict[Cell, npt.NDArray[Any]]
-
-
-def images(seed: int) -> Contents:
-    """Person (pair, row) has an image in columns 1 and 6, and in every column if it is (1, 2)."""
-    rng = np.random.default_rng(seed)
-    cells = [(pair, row) for pair, persons in enumerate(PERSONS, 1) for row in range(1, persons + 1)]
-    return {
-        (pair, row, column): rng.integers(0, 256, (rng.integers(8, 12), rng.integers(4, 7), 3), np.uint8)
-        for pair, row in cells
-        for column in (range(1, 11) if (pair, row) == (1, 2) else (1, 6))
-    }
-
-
-LABELLED, DETECTED = images(0), images(1)
-del DETECTED[1, 2, 10]
-TESTSETS: list[list[tuple[float, float]]] = [[(1, 1), (2, 2)], [(5, 1), (1, 3)], [(3, 1), (4, 1)]]
-
-
-def cells(rows: list[list[h5py.Reference]]) -> npt.NDArray[Any]:
-    return np.array(rows, dtype=h5py.ref_dtype)
-
-
-def write_mat(
-    path: Path,
-    labelled: Contents = LABELLED,
-    detected: Contents = DETECTED,
-    testsets: list[list[tuple[float, float]]] = TESTSETS,
-) -> Path:
-    """MATLAB's arrays are transposed; a cell refers to a hidden array; an empty array is its dimensions."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        hidden = file.create_group("#refs#")
-
-        def store(value: npt.NDArray[Any] | None) -> h5py.Reference:
-            data = np.zeros(2, np.uint64) if value is None else value.T
-            dataset = hidden.create_dataset(str(len(hidden)), data=data)
-            if value is None:
-                dataset.attrs["MATLAB_empty"] = np.uint8(1)
-            return dataset.ref
-
-        def boxes(contents: Contents) -> npt.NDArray[Any]:
-            pairs = []
-            for pair, persons in enumerate(PERSONS, 1):
-                rows = [
-                    [store(contents.get((pair, row, column))) for column in range(1, 11)]
-                    for row in range(1, persons + 1)
-                ]
-                pairs.append([store(cells(rows))])
-            return cells(pairs)
-
-        file["labeled"] = boxes(labelled).T
-        file["detected"] = boxes(detected).T
-        file["testsets"] = cells([[store(np.array(testset, np.float64))] for testset in testsets]).T
-    return path
 
 
 @pytest.fixture(autouse=True)
 def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuhk03, "PERSONS", PERSONS)
-    monkeypatch.setattr(cuhk03, "IMAGES", {"labelled": len(LABELLED), "detected": len(DETECTED)})
-    monkeypatch.setattr(cuhk03, "SPLITS", 3)
-    monkeypatch.setattr(cuhk03, "TEST_PERSONS", 2)
-
-
-def image_id(pair: int, row: int, column: int) -> str:
-    return f"{pair}_{row:03d}_{'a' if column < 6 else 'b'}_{column:02d}"
+    expect_small(monkeypatch)
 
 
 def error_of(
@@ -179,11 +127,23 @@ def test_the_stages_split_as_the_official_testsets_say(
     assert set(tables["query"].camera_id) <= ({"a"} if merge_cameras else {f"{i}_a" for i in range(1, 6)})
 
 
-def stage_params(mat: Path, trial: int, **source: object) -> Params:
-    values = load_params(Path(__file__).parents[1] / "params.yaml").model_dump()
-    values["source"]["cuhk03"] |= {"archive": str(mat), **source}
-    values["mlr"] |= {"trial": trial, "factors": (2,)}
-    return Params.parse(values, "")
+def test_the_mat_file_is_unpacked_once_and_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    padding = np.random.default_rng(0).integers(0, 256, 4 << 20, np.uint8)
+    mat = write_mat(tmp_path / "cuhk-03.mat")
+    with h5py.File(mat, "a") as file:
+        file["padding"] = padding
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.write(mat, "cuhk-03.mat")
+    monkeypatch.chdir(tmp_path)
+    unpacked = []
+    monkeypatch.setattr(Archive, "read", lambda *of, read=Archive.read: unpacked.append(of[1]) or read(*of))
+    tracemalloc.start()
+    download("cuhk03", stage_params(tmp_path / "c.zip", 0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert unpacked == ["cuhk-03.mat"]
+    assert len(json.loads(Path("data/cuhk03/images/splits.json").read_text())) == 3
+    assert padding.nbytes < peak < 1.5 * mat.stat().st_size
 
 
 def test_labelled_boxes_are_the_default(tmp_path: Path) -> None:
@@ -205,131 +165,6 @@ def test_the_official_counts_are_consistent(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(cuhk03.PERSONS) == 1467
     assert sum(cuhk03.PERSONS[:3]) == 1360  # the persons that the paper counts
     assert cuhk03.IMAGES == {"labelled": 7368 + 1400 + 5328, "detected": 7365 + 1400 + 5332}
-
-
-# The new protocol
-
-Lists = dict[str, list[str]]
-NEW: Lists = {
-    "train": ["1_001_1_01.png", "1_001_2_06.png", "5_001_1_05.png"],
-    "query": ["2_002_1_02.png", "2_002_2_10.png"],
-    "gallery": ["2_002_1_01.png"],
-}
-
-
-@pytest.fixture
-def small_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = {subset: len(files) for subset, files in NEW.items()}
-    monkeypatch.setattr(cuhk03, "NEW_PROTOCOL", {"labelled": counts, "detected": {**counts, "train": 4}})
-
-
-def write_config(path: Path, lists: Lists = NEW, shift: int = 1) -> Path:
-    """A MATLAB v5 file: a column of file names, and columns of indices into it that count from 1."""
-    files = sorted({file for files in lists.values() for file in files})
-    indices = {f"{k}_idx": np.array([[files.index(f) + shift] for f in v], "u2") for k, v in lists.items()}
-    savemat(path, {"filelist": np.array([[file] for file in files], object), **indices})
-    return path
-
-
-@pytest.mark.usefixtures("small_protocol")
-def test_the_new_protocol(tmp_path: Path) -> None:
-    split = cuhk03.new_protocol_split(write_config(tmp_path / "config.mat"))
-    assert split == {
-        "1_001_a_01": "train",
-        "1_001_b_06": "train",
-        "5_001_a_05": "train",
-        "2_002_a_02": "query",
-        "2_002_b_10": "query",
-        "2_002_a_01": "gallery",
-    }
-
-
-def test_the_stages_split_as_the_new_protocol_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    files = {name: f"{name[:5]}_{1 if name[6] == 'a' else 2}_{name[-2:]}.png" for name in names()}
-    trained = {name for name in files if name[0] in "12"}
-    lists = {
-        "train": [files[name] for name in sorted(trained)],
-        "query": [files[name] for name in sorted(files.keys() - trained) if name[6] == "a"],
-        "gallery": [files[name] for name in sorted(files.keys() - trained) if name[6] == "b"],
-    }
-    monkeypatch.setattr(cuhk03, "NEW_PROTOCOL", {"labelled": {k: len(v) for k, v in lists.items()}})
-    config = str(write_config(tmp_path / "config.mat", lists))
-    params = stage_params(write_mat(tmp_path / "cuhk-03.mat"), trial=0, new_protocol=config)
-    download("cuhk03", params)
-    split("cuhk03", params, workers=1)
-    assert set(read_keys(Path("data/cuhk03/mlr/train_hr")).image_id) == trained
-    tested = [*read_keys(Path("data/cuhk03/mlr/query")).image_id]
-    assert sorted([*tested, *read_keys(Path("data/cuhk03/mlr/gallery")).image_id]) == sorted(
-        files.keys() - trained
-    )
-
-
-def names() -> list[str]:
-    return sorted(image_id(*cell) for cell in LABELLED)
-
-
-def test_the_counts_of_the_new_protocol_are_those_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    for boxes, counts in cuhk03.NEW_PROTOCOL.items():
-        assert sum(counts.values()) == cuhk03.IMAGES[boxes]
-
-
-@pytest.mark.usefixtures("small_protocol")
-def test_the_new_protocol_of_the_other_boxes(tmp_path: Path) -> None:
-    path = write_config(tmp_path / "config.mat")
-    message = error_of(path, lambda path: cuhk03.new_protocol_split(path, "detected"))
-    assert "is not cuhk03_new_protocol_config_detected.mat" in message
-    assert "'train': 3, 'query': 2, 'gallery': 1} instead of {'train': 4" in message
-
-
-@pytest.mark.usefixtures("small_protocol")
-def test_an_image_in_two_lists(tmp_path: Path) -> None:
-    path = write_config(tmp_path / "config.mat", NEW | {"gallery": ["1_001_1_01.png"]})
-    assert "each once" in error_of(path, cuhk03.new_protocol_split)
-
-
-def a_missing_config(path: Path) -> None:
-    pass
-
-
-def a_config_of_rubbish(path: Path) -> None:
-    path.write_bytes(b"MATLAB 5.0 MAT-file" * 20)
-
-
-def a_config_without_lists(path: Path) -> None:
-    savemat(path, {"labels": np.ones(3)})
-
-
-def a_config_with_wrong_names(path: Path) -> None:
-    write_config(path, NEW | {"gallery": ["1.png"]})
-
-
-def a_config_that_counts_from_0(path: Path) -> None:
-    write_config(path, shift=0)
-
-
-def a_config_of_another_version(path: Path) -> None:
-    write_mat(path)
-
-
-@pytest.mark.usefixtures("small_protocol")
-@pytest.mark.parametrize(
-    "make",
-    [
-        a_missing_config,
-        a_config_of_rubbish,
-        a_config_without_lists,
-        a_config_with_wrong_names,
-        a_config_that_counts_from_0,
-        a_config_of_another_version,
-    ],
-)
-def test_a_wrong_config(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    make(tmp_path / "config.mat")
-    message = error_of(tmp_path / "config.mat", cuhk03.new_protocol_split)
-    assert "is no readable cuhk03_new_protocol_config_labeled.mat" in message
-    assert "give the protocol's own file" in message
 
 
 # Damaged archives

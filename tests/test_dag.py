@@ -24,7 +24,10 @@ CHANGES_NO_BYTE = {
     "pipeline/paths.py",
     "pipeline/work.py",
 }
-ARGUMENTS = {"rcan.scales"}  # pretrain_sr gets its own scale as an argument of its command
+ARGUMENTS = {  # pretrain_sr gets its own scale and dataset as arguments of its command, and checks the others
+    "rcan.scales",
+    "datasets",
+}
 LAYERS = [  # each may import those before it, and its own
     {"errors", "config", "random", "progress", "files", "images", "tables"},
     {"parallel"},
@@ -33,6 +36,8 @@ LAYERS = [  # each may import those before it, and its own
     {"weights"},
     {"superres", "evaluation", "report"},
     {"training", "extractor"},
+    {"embedders"},
+    {"search"},
 ]
 
 

@@ -59,6 +59,10 @@ def test_an_error_that_a_person_can_mend_is_its_own_line() -> None:
     assert explain(InputError("mend it")) == explain(WorkerError("mend it")) == "mend it"
 
 
+def test_a_message_is_one_line_whatever_it_quotes() -> None:
+    assert str(InputError("a.parquet: bad\nheader \x1b[31m\0")) == "a.parquet: bad header  [31m "
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [

@@ -31,13 +31,22 @@ def data(metrics: Any, **sections: Any) -> dict[str, Any]:
 
 
 def test_experiments_become_runs_and_the_others_notes() -> None:
-    metrics = {"rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "mAP": 1.0}
+    multi_shot = {"rank1": 41.0, "rank5": 51.0, "rank10": 61.0}
+    metrics = {"rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "mAP": 1.0, "multi_shot": multi_shot}
     viper, caviar = "data/viper/eval/metrics.json", "data/caviar/eval/metrics.json"
     missing = {"error": {"type": "FileNotFoundError", "msg": "no file"}}
-    fresh = {"data": {"viper": metrics | {"options": {"train.epochs": 3, "mlr.factors": "2 3"}}}}
-    stale = {"data": {"caviar": metrics | {"options": {"train.epochs": 4}}}}
+    fresh = {
+        "data": {
+            "viper": metrics
+            | {"options": {"train.epochs": 3, "mlr.factors": "2 3", "mlr.training_pairs": "twin"}}
+        }
+    }
+    stale = {"data": {"caviar": metrics | {"options": {"train.epochs": 4, "mlr.training_pairs": "twin"}}}}
     other = {"data/viper/dgrl/live/metrics.json": {"data": {"viper": {"id": 1.0}}}}
-    sections = {"train": {"epochs": 3}, "mlr": {"factors": [2, 3], "lr_camera": {"viper": None}}}
+    sections = {
+        "train": {"epochs": 3},
+        "mlr": {"factors": [2, 3], "training_pairs": "auto", "lr_camera": {"viper": None}},
+    }
     commit = {
         "rev": "0123456789",
         "experiments": [
@@ -55,7 +64,8 @@ def test_experiments_become_runs_and_the_others_notes() -> None:
     assert runs.iloc[0].to_dict() == {
         "experiment": "good", "commit": "0123456", "dataset": "viper",
         "rank1": 40.0, "rank5": 50.0, "rank10": 60.0,
-        "train.epochs": 3, "mlr.factors": "2 3", "mlr.lr_camera.viper": None,
+        "multi_shot.rank1": 41.0, "multi_shot.rank5": 51.0, "multi_shot.rank10": 61.0,
+        "train.epochs": 3, "mlr.factors": "2 3", "mlr.training_pairs": "auto", "mlr.lr_camera.viper": None,
     }  # fmt: skip
     assert notes == [
         "left out, failed: 2 (bad, broken)",

@@ -133,7 +133,23 @@ def test_a_whole_archive_is_read_whatever_it_is_called(
         ("test", "test", "0003"): 6,
         ("test", "distractor", "0000"): 2,
         ("test", "junk", "-1"): 3,
-        ("query", "test", "0003"): 12,
+        ("query", "query", "0003"): 12,
+    }
+
+
+@pytest.mark.usefixtures("counts")
+def test_the_query_folder_has_the_official_queries(tmp_path: Path) -> None:
+    rows = market1501.images(pack(tmp_path / "m.zip", small()))
+    keys = pd.DataFrame([asdict(row) for row in rows])[KEYS]
+    params = MlrParams(lr_camera={"market1501": "c1"}, queries="official")
+    split = plan_split(keys, "market1501", params)
+    tables: dict[str, list[str]] = {"query": [], "gallery": []}
+    for image_id, entries in split.entries.items():
+        if len(entries) == 1:
+            tables[entries[0].table].append(image_id)
+    assert tables == {
+        "query": ["query_0003_c1s1_001051_00", "query_0003_c1s1_001076_00"],
+        "gallery": ["test_0000_c2s1_000451_03", *(f"test_0003_c{c}s1_000451_03" for c in range(2, 7))],
     }
 
 
@@ -227,7 +243,7 @@ def test_an_image_that_is_none(tmp_path: Path, data: bytes) -> None:
         ("bounding_box_test/0003_c2s1_000451_03.jpg", "has 5 images of 1 persons (subset test)"),
         ("bounding_box_test/0000_c2s1_000451_03.jpg", "has 1 images of 1 persons (subset distractor)"),
         ("bounding_box_test/-1_c2s1_000451_03.jpg", "has 2 images of 1 persons (subset junk)"),
-        ("query/0003_c2s1_001051_00.jpg", "query has 11 images of 1 persons (subset test) instead of 12"),
+        ("query/0003_c2s1_001051_00.jpg", "query has 11 images of 1 persons (subset query) instead of 12"),
     ],
 )
 def test_a_missing_image(tmp_path: Path, changed: str, said: str) -> None:

@@ -108,6 +108,15 @@ def test_a_wrong_section_names_key_value_and_what_is_allowed(values: Values, tol
     assert error_of(lambda: Outer.parse(values, "outer")).startswith(f"params.yaml: {told}")
 
 
+def test_a_camera_may_be_a_number(tmp_path: Path) -> None:
+    values = synthetic()
+    values["mlr"]["lr_camera"] |= {"folder": 1, "viper": "1"}
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(values))
+    cameras = load_params(file).mlr.lr_camera
+    assert (cameras["folder"], cameras["viper"]) == ("1", "1")
+
+
 def test_every_mistake_is_told_at_once() -> None:
     message = error_of(lambda: Outer.parse({"nmae": "a", "inner": {"count": 0}}, "outer"))
     for told in ("outer.name is missing", "outer.nmae is not", "outer.inner.count = 0"):
@@ -167,6 +176,9 @@ def test_the_paper_preset_has_the_numbers_of_section_iv_c(project: Path) -> None
     train, model, loss = params.train, params.model, params.loss
     assert params.mlr.factors == (2, 3, 4) == params.rcan.scales
     assert (params.mlr.evaluate_on, params.sr.method) == ("test", "rcan")
+    assert params.mlr.train_factor_per == "image"  # III-A
+    drawn = {dataset: params.mlr.query_factor_per_of(dataset) for dataset in params.datasets[:3]}
+    assert drawn == {"market1501": "camera", "cuhk03": "camera", "viper": "image"}  # IV-A.1 to 3
     assert (model.backbone, model.weights) == ("resnet50", "imagenet")
     assert (model.height, model.width) == (256, 128)
     assert (model.heads, model.groups) == (4, 32)
@@ -231,8 +243,26 @@ def test_the_lineage_preset_is_the_paper_preset_but_for_what_public_code_says(pr
         ("mlr", "factors", [2, 9], "mlr.factors.1 = 9: input should be less than or equal to 8"),
         ("mlr", "lr_camera", {"synthetic": "c1", "vipr": "a"}, "mlr.lr_camera.vipr is no dataset (allowed: "),
         ("mlr", "lr_camera", {}, "mlr.lr_camera.synthetic is missing; set it to a camera, or a pattern"),
-        ("mlr", "evaluate_on", "train", "mlr.evaluate_on = 'train': input should be 'test' or 'val'"),
+        (
+            "mlr",
+            "evaluate_on",
+            "train",
+            "mlr.evaluate_on = 'train': input should be 'test', 'val' or 'everyone'",
+        ),
         ("mlr", "val_fraction", 1.0, "mlr.val_fraction = 1.0: input should be less than 1"),
+        (
+            "mlr",
+            "query_factor_per",
+            {"viper": "box"},
+            "mlr.query_factor_per: must be one of image, camera, person, for all datasets or by dataset",
+        ),
+        (
+            "mlr",
+            "query_factor_per",
+            "box",
+            "mlr.query_factor_per = 'box': must be one of image, camera, person, for all",
+        ),
+        ("mlr", "query_factor_per", {"vipr": "camera"}, "mlr.query_factor_per.vipr is no dataset (allowed: "),
         ("mlr", "trial", -1, "mlr.trial = -1: input should be greater than or equal to 0"),
         ("evaluate", "cmc_length", 5, "evaluate.cmc_length = 5: input should be greater than or equal to 10"),
         (

@@ -114,7 +114,7 @@ SR_STAGES = {"pretrain_sr@synthetic-2", "cache_sr"}
         ("dgrl/random.py", {"download", "split", "pretrain_sr@synthetic-2", *MODEL_USERS}),
         ("dgrl/images.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
         ("dgrl/tables.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
-        ("dgrl/parallel/processes.py", {"split", *SR_STAGES, *MODEL_USERS}),
+        ("dgrl/parallel/processes.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
         ("dgrl/superres/child.py", {"pretrain_sr@synthetic-2"}),
         ("dgrl/errors.py", set()),
         ("dgrl/progress.py", set()),

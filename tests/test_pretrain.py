@@ -1,27 +1,32 @@
 """RCAN by basicsr on small made images."""
 
 import json
+import shutil
 import zipfile
+from collections import defaultdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from small_images import RCAN as PARAMS
-from small_images import brute_psnr, image_row, write_persons
+from small_images import brute_psnr, image_row, smooth_image, write_persons
 
 from dgrl.errors import InputError
 from dgrl.images import Image, decode
+from dgrl.mlr.degrade import degradation
 from dgrl.superres.params import RcanParams
 from dgrl.superres.pretrain import held_out, options, pretrain
 from dgrl.superres.upscale import load_rcan
 from dgrl.tables import read_rows, write_table
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.pretrain_sr import pretrain_sr
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
@@ -37,7 +42,7 @@ def dataset(table: Path, phase: str, scale: int = 3, **changes: Any) -> Any:
 
     persons = held_out([f"{person:04d}" for person in range(8)], 0.25, 0)
     opt = {"table": str(table), "phase": phase, "scale": scale, "held_out": persons, "patch": 24, "seed": 0}
-    return TableDataset({**opt, **changes})
+    return TableDataset({**opt, "degradation": ["area", 0], **changes})
 
 
 def to_uint8(tensor: Any) -> Image:
@@ -113,9 +118,40 @@ def test_a_patch_larger_than_all_images_is_named(train_hr: Path, tmp_path: Path)
     assert not (tmp_path / "rcan").exists()
 
 
+def test_the_patch_is_checked_for_every_dataset_before_one_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second set has only images that are narrower than the patch; they are found first."""
+    values = load_params(PARAMS_FILE).model_dump()
+    values["datasets"] = ["synthetic", "viper"]
+    values["rcan"] |= PARAMS.model_dump(mode="json")
+    monkeypatch.chdir(tmp_path)
+    write_persons(Path("data/synthetic/mlr/train_hr"))
+    narrow = [image_row(smooth_image(person, width=16), person, "a") for person in range(4)]
+    write_table(Path("data/viper/mlr/train_hr"), narrow)
+    shutil.copy(PARAMS_FILE.with_name("dvc.yaml"), "dvc.yaml")
+    with pytest.raises(InputError, match=r"patch = 24 fits .* of data/viper/mlr/train_hr.*at most 12"):
+        pretrain_sr("synthetic", 2, Params.parse(values, ""))
+    assert not Path("data/synthetic/rcan").exists()
+
+
 def test_a_scale_not_in_the_params_is_named() -> None:
     with pytest.raises(InputError, match=r"scale 8 is not one of params.yaml's rcan.scales \(2, 3, 4\)"):
         pretrain_sr("synthetic", 8, load_params(PARAMS_FILE))
+
+
+@pytest.mark.parametrize(("pairs", "wanted"), [("auto", False), ("person", False), ("twin", True)])
+def test_real_lr_images_want_no_rcan_but_for_training_twins(
+    train_hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: str, wanted: bool
+) -> None:
+    values = load_params(PARAMS_FILE).model_dump()
+    values["mlr"]["training_pairs"] = pairs
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(train_hr, "data/caviar/mlr/train_hr")
+    monkeypatch.setattr("pipeline.pretrain_sr.code", lambda _: [])
+    monkeypatch.setattr("pipeline.pretrain_sr.pretrain", lambda *_: {"psnr": 30.0})
+    assert pretrain_sr("caviar", 2, Params.parse(values, "")) == ({"psnr": 30.0} if wanted else {})
+    assert Path("data/caviar/rcan/x2/rcan.safetensors").exists() == (not wanted)
 
 
 # ---- the held-out persons --------------------------------------------------------------------------
@@ -156,23 +192,54 @@ def test_no_held_out_person_is_trained_on(train_hr: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("phase", ["train", "val"])
-def test_lr_is_the_area_mean_of_hr(train_hr: Path, phase: str, scale: int) -> None:
-    data = dataset(train_hr, phase, scale)
-    for index in range(len(data)):
-        item = data[index]
-        lr, hr = to_uint8(item["lq"]), to_uint8(item["gt"])
-        height, width = lr.shape[:2]
-        assert hr.shape == (height * scale, width * scale, 3)
-        if phase == "train":
-            assert hr.shape[:2] == (24, 24)
-        blocks = hr.reshape(height, scale, width, scale, 3).mean(axis=(1, 3))  # an area mean, by NumPy
-        assert np.abs(blocks - lr).max() <= 1
+def test_lr_is_the_area_mean_of_hr(tmp_path: Path, scale: int) -> None:
+    """Of patches as of whole images, where the sides are multiples of the scale."""
+    images = [smooth_image(person, width=48, height=96) for person in range(8)]
+    write_table(tmp_path / "hr", [image_row(image, person, "a") for person, image in enumerate(images)])
+    for phase in ("train", "val"):
+        data = dataset(tmp_path / "hr", phase, scale)
+        for index in range(len(data)):
+            item = data[index]
+            lr, hr = to_uint8(item["lq"]), to_uint8(item["gt"])
+            height, width = lr.shape[:2]
+            assert hr.shape == (height * scale, width * scale, 3)
+            assert hr.shape[:2] == ((24, 24) if phase == "train" else (96, 48))
+            blocks = hr.reshape(height, scale, width, scale, 3).mean(axis=(1, 3))  # an area mean, by NumPy
+            assert np.abs(blocks - lr).max() <= 1
+
+
+def test_lr_is_that_of_the_set_and_hr_shows_the_same(tmp_path: Path) -> None:
+    """VIPeR by 3: 128 rows to 42, and RCAN makes 126. An even slope tells where each row is looked for."""
+    slope = np.broadcast_to(np.linspace(0, 255, 128).round()[:, None, None], (128, 48, 3)).astype(np.uint8)
+    write_table(tmp_path / "hr", [image_row(slope, person, "a") for person in range(8)])
+    item = dataset(tmp_path / "hr", "val")[0]
+    lr, hr = to_uint8(item["lq"]), to_uint8(item["gt"])
+    assert (lr == cv2.resize(slope, (16, 42), interpolation=cv2.INTER_AREA)).all()
+    assert hr.shape == (126, 48, 3)
+    middles = (np.arange(126) + 0.5) * 128 / 126 - 0.5  # of the rows, in the rows of the original
+    assert np.abs(hr[:, 0, 0] - middles.clip(0, 127) * 255 / 127).max() <= 1.5
+    assert np.abs(hr.reshape(42, 3, 16, 3, 3).mean(axis=(1, 3)) - lr).max() <= 1
+
+
+def test_lr_is_made_as_the_recipe_says(train_hr: Path, tmp_path: Path) -> None:
+    """VPFA's way: Pillow, bicubic, its default JPEG."""
+    how = degradation("vpfa")
+    made = options(train_hr, 2, PARAMS, tmp_path, how)["datasets"]["val"]
+    data = dataset(train_hr, "val", 2, degradation=made["degradation"])
+    images = {row.image_id: PIL.Image.fromarray(row.pixels()) for row in read_rows(train_hr)}
+    for index, name in enumerate(data.image_ids):
+        hr = images[name]
+        file = BytesIO()
+        hr.resize((hr.width // 2, hr.height // 2), PIL.Image.Resampling.BICUBIC).save(file, "JPEG")
+        assert (to_uint8(data[index]["lq"]) == np.array(PIL.Image.open(file))).all()
 
 
 def test_patches_come_from_their_image_upright_and_sometimes_mirrored(train_hr: Path) -> None:
     data = dataset(train_hr, "train")
-    images = {row.image_id: row.pixels() for row in read_rows(train_hr)}
+    images = {
+        row.image_id: cv2.resize(row.pixels(), (row.width // 3 * 3, 96), interpolation=cv2.INTER_CUBIC)
+        for row in read_rows(train_hr)
+    }
     mirrored = 0
     for _ in range(4):
         for index in range(len(data)):
@@ -227,7 +294,7 @@ def test_metrics_are_those_of_the_held_out_images(trained: Path, train_hr: Path)
     import torch
 
     network = load_rcan(trained / "rcan.safetensors")
-    errors: dict[str, list[float]] = {"psnr": [], "bicubic_psnr": []}
+    errors: dict[str, list[float]] = defaultdict(list)
     data = dataset(train_hr, "val")
     for index in range(len(data)):
         item = data[index]
@@ -235,8 +302,9 @@ def test_metrics_are_those_of_the_held_out_images(trained: Path, train_hr: Path)
         with torch.inference_mode():
             larger = to_uint8(network(item["lq"][None])[0].clamp(0, 1))
         bicubic = cv2.resize(lr, hr.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-        errors["psnr"].append(brute_psnr(larger, hr))
-        errors["bicubic_psnr"].append(brute_psnr(bicubic.astype(np.uint8), hr))
+        for name, image in (("psnr", larger), ("bicubic_psnr", bicubic.astype(np.uint8))):
+            errors[name].append(brute_psnr(image, hr))
+            errors[f"{name}_y"].append(luma_psnr(image, hr, border=3))
     metrics = json.loads((trained / "metrics.json").read_text())
     for name, values in errors.items():
         assert metrics[name] == pytest.approx(np.mean(values), abs=1e-3)
@@ -245,6 +313,14 @@ def test_metrics_are_those_of_the_held_out_images(trained: Path, train_hr: Path)
     assert metrics["iterations"] == 20
     assert 0 < metrics["ssim"] <= 1
     assert 0 < metrics["bicubic_ssim"] <= 1
+
+
+def luma_psnr(image: Image, twin: Image, border: int) -> float:
+    """Over Y of ITU-R BT.601 in [16, 235], as SR papers give it, without a border."""
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    inner = (slice(border, -border),) * 2
+    error = ((image[inner].astype(float) - twin[inner]) @ weights) ** 2
+    return float(10 * np.log10(255**2 / error.mean()))
 
 
 def test_a_network_below_bicubic_is_told(

@@ -15,6 +15,7 @@ from small_images import RCAN as PARAMS
 from small_images import write_persons
 
 from dgrl.errors import InputError
+from dgrl.mlr.degrade import Degradation
 from dgrl.superres.params import RcanParams
 from dgrl.superres.pretrain import options, pretrain
 from pipeline.params import load_params
@@ -84,8 +85,8 @@ def test_the_scales_decide_nothing_of_one_scales_training(
         Path(name).symlink_to(PARAMS_FILE.parent / name)
     found: list[tuple[Path, Any]] = []
 
-    def stop(table: Path, output: Path, scale: int, rcan: RcanParams, work: Path) -> None:
-        found.append((work, options(table, scale, rcan, work)))
+    def stop(table: Path, output: Path, scale: int, rcan: RcanParams, work: Path, how: Degradation) -> None:
+        found.append((work, options(table, scale, rcan, work, how)))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.pretrain_sr.pretrain", stop)
@@ -93,8 +94,11 @@ def test_the_scales_decide_nothing_of_one_scales_training(
         rcan = params.rcan.model_copy(update=change)
         with pytest.raises(KeyboardInterrupt):
             pretrain_sr("synthetic", 2, params.model_copy(update={"rcan": rcan}))
+    mlr = params.mlr.model_copy(update={"recipe": "vpfa"})
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_sr("synthetic", 2, params.model_copy(update={"mlr": mlr}))
     assert found[0] == found[1]
-    assert found[0][0] != found[2][0]
+    assert len({work for work, _ in found[1:]}) == 3
 
 
 @pytest.mark.slow

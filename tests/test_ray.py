@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from dgrl.errors import InputError, WorkerError
-from dgrl.mlr.degrade import make_row
-from dgrl.mlr.protocol import Entry
+from dgrl.mlr.degrade import Entry, make_row
 from dgrl.parallel.shards import map_shards
 from dgrl.random import named_generator
 from dgrl.tables import ImageRow, read_rows, shards, write_shard

@@ -4,6 +4,7 @@ import json
 import random
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,18 +28,18 @@ real = pytest.mark.skipif(not SHARED.exists(), reason="the real archives are not
 every_archive = pytest.mark.parametrize("dataset", list(ARCHIVES))
 
 
-def params(dataset: str, archive: Path, trial: int = 0) -> Params:
+def params(dataset: str, archive: Path, trial: int = 0, **mlr: Any) -> Params:
     """The defaults; of Market-1501 the training part, split into training and held-out persons."""
     values = load_params(ROOT / "params.yaml").model_dump()
     values["source"][dataset]["archive"] = str(archive)
     values["source"]["market1501"]["parts"] = "train"
-    values["mlr"] |= {"trial": trial, "evaluate_on": "val" if dataset == "market1501" else "test"}
+    values["mlr"] |= {"trial": trial, "evaluate_on": "val" if dataset == "market1501" else "test"} | mlr
     return Params.parse(values, "")
 
 
-def build(dataset: str, archive: Path, *, trial: int = 0, workers: int = 1) -> dict[str, str]:
+def build(dataset: str, archive: Path, *, trial: int = 0, workers: int = 1, **mlr: Any) -> dict[str, str]:
     """The digests of the set, built in the working directory."""
-    settings = params(dataset, archive, trial)
+    settings = params(dataset, archive, trial, **mlr)
     download(dataset, settings)
     split(dataset, settings, workers)
     return {table: value for table, (_, value) in digest(dataset, workers).items()}
@@ -101,6 +102,15 @@ def test_caviar_drops_the_persons_of_one_camera() -> None:
     told = json.loads(Path("data/caviar/mlr/split.json").read_text())
     assert len(told["dropped_persons"]) == 22
     assert told["factors"] == {}
+
+
+@real
+def test_caviar_with_twins_of_the_near_images_has_the_same_queries_and_gallery() -> None:
+    digests = build("caviar", ARCHIVES["caviar"], training_pairs="twin")
+    assert [digests[table] for table in ("query", "gallery")] == list(PUBLISHED["caviar"][0].values())[2:]
+    counts = json.loads(Path("data/caviar/mlr/split.json").read_text())["counts"]
+    assert counts["train_hr"] == {"images": 250, "persons": 25, "factors": {"1": 250}}
+    assert set(counts["train_lr"]["factors"]) == {"2", "3", "4"}
 
 
 def test_published_digests_are_of_four_tables_each() -> None:

@@ -1,33 +1,29 @@
 """The report: whole, self-contained, escaped, and it shows what it was given."""
 
 import base64
+import io
 import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from small_report import example, noise, small_plot, small_report
 
-from dgrl.errors import InputError
-from dgrl.images import decode, encode_png
-from dgrl.random import named_generator
-from dgrl.report.render import THUMBNAIL_SIDE, Example, Match, choose_examples, render
+from dgrl.images import decode
+from dgrl.model.inputs import normalise
+from dgrl.model.network import DGRL
+from dgrl.model.params import ModelParams
+from dgrl.report.activation import activation_maps, overlay
+from dgrl.report.render import PANEL_SIDE, SIDE, render
+from dgrl.report.restoration import restoration
 from dgrl.report.sheets import write_sheets
 
-VOID = {"meta", "img", "br"}  # HTML elements without an end tag; SVG's are written <line/>
-METRICS = {"rank1": 45.94, "mAP": 51.25, "queries": 1316, "multi_shot.rank1": 60.06, "factor 2.rank1": 48.0}
-CMC = [45.94, 60.0, 73.7]
-
-
-def image(height, width):
-    return named_generator("test_report", height).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def example(caption="person 7, cam_b"):
-    matches = [
-        Match(encode_png(image(40, 20)), caption, correct=True),
-        Match(encode_png(image(256, 128)), "person 9, cam_b", correct=False),
-    ]
-    return Example(encode_png(image(64, 24)), "person 7, cam_a, factor 2", matches)
+VOID = {"meta", "img", "br", "link", "input"}  # HTML elements without an end tag; SVG's are written <path/>
 
 
 class Page(HTMLParser):
@@ -61,107 +57,188 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
-def test_shows_metrics_options_curve_and_captions():
-    page = Page(render("MLR-VIPeR", METRICS, CMC, {"loss.gamma": 5.0}, [example()]))
-    assert page.texts[0] == "MLR-VIPeR"
+@pytest.fixture(scope="module")
+def text():
+    return render(small_report())
+
+
+def test_shows_metrics_options_and_where_it_comes_from(text):
+    page = Page(text)
     assert page.cells == [
-        *["Rank-1", "mAP", "queries"],
-        *["all queries", "45.9", "51.2", "1,316", "multi-shot", "60.1", "factor 2", "48.0"],
-        *["loss.gamma", "5.0"],
+        *["Rank-1", "Rank-5", "Rank-10", "mAP"],
+        *["single-shot", "45.9", "73.7", "83.9", "51.2"],
+        *["DGRL (paper)", "45.9", "73.7", "83.9", "n/a"],
+        *["queries", "Rank-1", "Rank-5", "Rank-10", "mAP"],
+        *["x2", "658", "48.0", "70.0", "80.0", "50.0"],
+        *["x3", "658", "44.0", "68.0", "79.0", "49.0"],
+        *["queries", "gallery", "Rank-1", "Rank-5", "Rank-10", "mAP"],
+        *["camera_entrance to camera_platform_2", "1,316", "316", "46.0", "71.0", "80.0", "50.0"],
+        *["commit", "0123456789abcdef0123456789abcdef01234567", "SHA-256 of the network", "ab" * 32],
+        *["loss.gamma", "5.0", "mlr.factors", "2 3 4"],
+        *["rank1", "45.94", "queries", "1316", "multi_shot.rank1", "60.06"],
     ]
-    assert len(page.all("circle")) == 3
-    assert "Rank-3: 73.7 %" in page.texts
-    assert {"person 7, cam_a, factor 2", "1 ✓", "person 7, cam_b", "2 ✗", "person 9, cam_b"} <= set(
-        page.texts
-    )
-    assert [figure["class"] for figure in page.all("figure")] == ["query", "right", "wrong"]
 
 
-def test_curve_is_drawn_to_scale():
-    svg_y = [float(dot["cy"]) for dot in Page(render("t", {}, [0, 50, 100], {}, [])).all("circle")]
-    assert svg_y[0] - svg_y[1] == pytest.approx(svg_y[1] - svg_y[2], abs=0.11)
-    assert svg_y[2] < svg_y[0]  # y grows downwards
+def test_a_ranked_list_tells_right_from_wrong_by_mark_by_frame_and_in_words(text):
+    page = Page(text)
+    kinds = [figure.get("class") for figure in page.all("figure")]
+    assert (kinds.count("right"), kinds.count("wrong")) == (6, 14)
+    assert {"1 ✗", "3 ✓"} <= set(page.texts)
+    alts = [image["alt"] for image in page.all("img")]
+    assert "Match 3, right: person 2, cam_b" in alts
+    assert "Query as captured: person 7, cam_a, factor 2, 24 by 64 pixels" in alts
+    assert "Activation map of: Match 3, right: person 2, cam_b" in alts
 
 
-def test_needs_nothing_from_outside():
-    text = render("MLR-VIPeR", METRICS, CMC, {}, [example()])
-    without_images = re.sub(r'src="data:image/png;base64,[A-Za-z0-9+/=]+"', "", text)
-    assert not re.search(r"src=|href=|https?:|//|@import|url\(|<script|<link", without_images)
+def test_needs_nothing_from_outside(text):
+    without_data = re.sub(r'(src|href)="(data:[a-z+/]+;base64,[A-Za-z0-9+/=]+|data:,|#[\w-]+)"', "", text)
+    without_comments = re.sub(r"^\s*//.*", "", without_data, flags=re.MULTILINE)
+    assert not re.search(r"src=|href=|https?:|//|@import|url\((?!#)", without_comments)
+    assert "default-src 'none'" in text
 
 
-def test_thumbnails_are_the_images_shrunk_never_enlarged():
-    sources = [image["src"] for image in Page(render("t", {}, CMC, {}, [example()])).all("img")]
-    shown = [decode(base64.b64decode(source.partition(",")[2]), "thumbnail") for source in sources]
-    assert [image.shape for image in shown] == [(64, 24, 3), (40, 20, 3), (THUMBNAIL_SIDE, 64, 3)]
-    np.testing.assert_array_equal(shown[0], image(64, 24))
-    blocks = image(256, 128).reshape(128, 2, 64, 2, 3).mean(axis=(1, 3))  # halving by area is the mean of 2x2
-    assert np.abs(shown[2] - blocks).max() <= 0.5
+def test_images_are_shrunk_never_enlarged(text):
+    sources = [image["src"] for image in Page(text).all("img")]
+    shapes = [decode(base64.b64decode(source.partition(",")[2]), "image").shape for source in sources]
+    assert shapes[0] == (64, 24, 3)
+    assert shapes[3] == (SIDE, SIDE // 2, 3)  # of 256 x 128 pixels
+    assert max(height for height, _, _ in shapes) <= PANEL_SIDE
+    captured = decode(base64.b64decode(sources[0].partition(",")[2]), "image")
+    np.testing.assert_array_equal(captured, noise(64, 24))
 
 
 def test_escapes_everything():
     evil = '"><script>alert(1)</script>&$title'
-    text = render(evil, {evil: 1.0, f"{evil}.rank1": 2.0}, CMC, {evil: evil}, [example(caption=evil)])
-    page = Page(text)
-    assert "<script" not in text
-    assert page.texts[0] == evil
-    assert page.cells.count(evil) == 4  # metric, row of the table, option and its value
-    assert page.all("img")[1]["alt"] == evil
+    table = pd.DataFrame([[1.0]], [evil], [evil])
+    panels = restoration(noise(8, 4), noise(16, 8), noise(16, 8), 2, evil)
+    page = render(
+        small_report(
+            title=evil,
+            summary=evil,
+            headline=table,
+            notes=[evil],
+            tables={evil: table},
+            plots=[replace(small_plot(), title=evil, alt=evil)],
+            examples={evil: [example(evil)]},
+            restorations=[(evil, panels)],
+            options={evil: evil},
+            origin={evil: evil},
+        )
+    )
+    assert page.count("<script") == 1
+    assert Page(page).texts.count(evil) >= 8
 
 
-def test_wide_content_scrolls_by_keyboard_too():
-    page = Page(render("t", METRICS, CMC, {"a": 1}, [example()]))
-    scrolling = [part for part in page.all("div") if "scroll" in part["class"].split()]
-    assert len(scrolling) == 3  # metrics, ranked list, options
+def test_wide_content_scrolls_by_keyboard_too(text):
+    scrolling = [part for part in Page(text).all("div") if part.get("class") == "scroll"]
+    assert len(scrolling) == 3
     assert all(part["tabindex"] == "0" and part["aria-label"] for part in scrolling)
 
 
-def test_without_examples_there_is_no_gallery():
-    page = Page(render("t", METRICS, [50.0], {}, []))
+def test_parts_without_content_are_left_out():
+    bare = small_report(plots=[], tables={}, examples={}, restorations=[])
+    page = Page(render(bare))
     assert not page.all("img")
-    assert not any("nearest" in text for text in page.texts)
+    assert not page.all("figure")
+    links = [link["href"] for link in page.all("a")]
+    assert links == ["#results", "#run"]
 
 
-def test_is_a_pure_function():
-    assert render("t", METRICS, CMC, {}, [example()]) == render("t", METRICS, CMC, {}, [example()])
+def test_ids_are_unique_and_links_lead_to_them(text):
+    page = Page(text)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        target = attributes.get("xlink:href") or attributes.get("href", "")
+        assert not target.startswith("#") or target[1:] in ids
 
 
-@pytest.mark.parametrize("cmc", [[], [10.0, float("nan")]])
-def test_refuses_a_curve_that_cannot_be_drawn(cmc):
-    with pytest.raises(InputError, match="CMC curve is empty or not finite"):
-        render("t", METRICS, cmc, {}, [])
+def test_the_same_report_gives_the_same_bytes(text):
+    assert render(small_report()) == text
 
 
-def test_names_an_unreadable_image():
-    with pytest.raises(InputError, match="person 3"):
-        render("t", METRICS, CMC, {}, [Example(b"no image", "person 3", [])])
+def test_downloads_are_the_plots_as_csv_and_svg(text):
+    links = {link["download"]: link["href"] for link in Page(text).all("a") if "download" in link}
+    assert set(links) == {f"{name}.{end}" for name in ("cmc", "losses", "rcan") for end in ("csv", "svg")}
+    csv, svg = (base64.b64decode(links[f"cmc.{end}"].partition(",")[2]).decode() for end in ("csv", "svg"))
+    table = pd.read_csv(io.StringIO(csv))
+    assert table["queries found, %"].tolist() == [45.9, 60.0, 73.7, 50.0]
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-@pytest.mark.parametrize(
-    ("hits", "misses", "expected"),
-    [(20, 20, (4, 4)), (20, 1, (7, 1)), (1, 20, (1, 7)), (2, 3, (2, 3)), (9, 0, (8, 0))],
-)
-def test_examples_are_right_and_wrong_in_equal_parts_where_there_are_enough(hits, misses, expected):
-    right = named_generator("test_report").permutation(np.repeat([True, False], [hits, misses]))
-    chosen = choose_examples(right, count=8)
-    assert chosen == sorted(set(chosen))
-    assert (right[chosen].sum(), (~right[chosen]).sum()) == expected
+def test_a_plot_is_drawn_to_scale():
+    line = r'<path d="(M [^"]+)" clip-path="[^"]+" style="fill: none; stroke: #2563eb'
+    (path,) = re.findall(line, small_plot().svg)
+    points = np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), float)
+    heights = -points[:, 1]  # y grows downwards
+    assert (heights[1] - heights[0]) / (heights[2] - heights[0]) == pytest.approx(14.1 / 27.8, abs=1e-3)
+
+
+# Super-resolution
+
+
+def test_panels_have_the_psnr_against_the_original():
+    captured, fed, original = noise(32, 16), noise(64, 32), noise(65, 33)[:64, :32]
+    lr, bicubic, sr, hr = restoration(captured, fed, original, 2, "rcan")
+    assert [each.title for each in (lr, bicubic, sr, hr)] == ["LR", "bicubic", "SR, RCAN", "HR"]
+    assert lr.psnr is None
+    assert hr.psnr is None
+    error = np.mean((fed.astype(float) - original) ** 2)
+    assert sr.psnr == pytest.approx(10 * np.log10(255**2 / error))
+    enlarged = cv2.resize(captured, (32, 64), interpolation=cv2.INTER_CUBIC)
+    error = np.mean((enlarged.astype(float) - original) ** 2)
+    assert bicubic.psnr == pytest.approx(10 * np.log10(255**2 / error))
+
+
+@pytest.mark.parametrize(("method", "side"), [("bicubic", 2), ("none", 1)])
+def test_no_panel_shows_the_same_twice(method, side):
+    panels = restoration(noise(32, 16), noise(32 * side, 16 * side), noise(65, 33), 2, method)
+    assert [each.title for each in panels] == ["LR", "bicubic", "HR"]
+    assert panels[2].image.shape == (64, 32, 3)
+
+
+# Activation maps
+
+
+def test_an_activation_map_is_the_energy_of_the_last_feature_map():
+    params = ModelParams(backbone="resnet18", weights="none", height=64, width=32, dimension=16, groups=4)
+    model = DGRL(params, persons=2).eval()
+    images = torch.from_numpy(np.stack([noise(64, 32), noise(64, 32)[::-1]])).permute(0, 3, 1, 2)
+    maps = activation_maps(model, images, "sr")
+    assert maps.shape == (2, 4, 2)
+    with torch.inference_mode():
+        x = normalise(images[1:])
+        for part in (model.stems["sr"], model.layer1, model.layer2, model.layer3, model.layer4):
+            x = part(x)
+    energy = (x[0].numpy().astype(float) ** 2).sum(axis=0)
+    np.testing.assert_allclose(maps[1], (energy - energy.min()) / np.ptp(energy), atol=1e-4)
+
+
+def test_an_overlay_is_red_where_the_map_is_high():
+    gray = np.full((64, 32, 3), 128, np.uint8)
+    energy = np.array([[0, 0], [1, 1]], np.float32)
+    shown = overlay(gray, energy).astype(int)
+    assert shown.shape == gray.shape
+    assert shown[-1, 0, 0] > shown[-1, 0, 2]
+    assert shown[0, 0, 0] < shown[-1, 0, 0]
 
 
 # Sheets
 
 
 def test_a_sheet_frames_the_right_person_green_and_the_wrong_one_red(tmp_path):
-    write_sheets(tmp_path / "ranked", {"c1/0007.png": example(), "c1_0007.png": example()})
+    shown = example()
+    few = replace(shown, matches=[replace(shown.matches[2], image=noise(40, 20)), shown.matches[0]])
+    write_sheets(tmp_path / "ranked", {"c1/0007.png": few, "c1_0007.png": few})
     first, second = sorted((tmp_path / "ranked").iterdir())  # two ids, two files
     assert first.read_bytes() == second.read_bytes()
-    shown = decode(first.read_bytes(), "sheet")
-    red, green, _ = shown[0].astype(int).T  # along the upper edge: three frames of one width
-    width = shown.shape[1] // 3
+    sheet = decode(first.read_bytes(), "sheet")
+    red, green, _ = sheet[0].astype(int).T  # along the upper edge: three frames of one width
+    width = sheet.shape[1] // 3
     np.testing.assert_array_equal(
         np.repeat([0, 1, -1], width), np.sign((green - red) * (abs(green - red) > 50))
     )
-    assert image_in(shown[:, :width], image(64, 24))
-    assert image_in(shown[:, width : 2 * width], image(40, 20))
+    assert image_in(sheet[:, width : 2 * width], noise(40, 20))
 
 
 def image_in(cell, wanted):
@@ -170,8 +247,7 @@ def image_in(cell, wanted):
 
 
 def test_a_sheet_shows_few_matches_and_is_small(tmp_path):
-    match = Match(encode_png(image(256, 128)), "person 9", correct=True)
-    write_sheets(tmp_path, {"q": Example(encode_png(image(256, 128)), "person 9", [match] * 10)})
+    write_sheets(tmp_path, {"q": example()})
     assert (tmp_path / "q.png").stat().st_size < 120_000  # of noise, which no PNG compresses
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,18 +12,27 @@ import pytest
 from markdown_table import markdown
 
 from dgrl.errors import InputError
+from pipeline.experiments.ablate import flat
 from pipeline.experiments.paper import FULL, TABLES
 from pipeline.experiments.render import Line, render
-from pipeline.experiments.table import parse_choices, read_runs, summarise
+from pipeline.experiments.table import parse_choices, preset_note, read_runs, summarise
+from pipeline.preset import preset_values
+
+ROOT = Path(__file__).parents[1]
 
 USUAL = {**FULL, "sr.method": "rcan", "train.seed": 0, "mlr.trial": 0, "train.epochs": 40, "loss.gamma": 5.0}
+SHOTS = ("multi-shot (customary)", "single-shot")  # of Market-1501
 BASELINE = dict.fromkeys(["model.non_local", "model.galn", "model.side_branches", "model.restormer"], False)
 
 
 def run(rank1: float, dataset: str = "viper", **params: Any) -> dict[str, Any]:
-    """A record of a run whose Rank-5 and Rank-10 are 10 and 20 higher; ``loss__kl`` stands for loss.kl."""
+    """A record of a run whose Rank-5 and Rank-10 are 10 and 20 higher, and half as far from 100 multi-shot.
+
+    ``loss__kl`` stands for loss.kl.
+    """
     own = {key.replace("__", "."): value for key, value in params.items()}
     metrics = {"rank1": rank1, "rank5": rank1 + 10, "rank10": rank1 + 20}
+    metrics |= {f"multi_shot.{name}": 50 + value / 2 for name, value in metrics.items()}
     return {"experiment": f"run-{rank1:g}", "commit": "abc", "dataset": dataset, **metrics, **USUAL, **own}
 
 
@@ -93,11 +103,29 @@ def test_a_param_that_older_runs_lack_is_a_setting_too() -> None:
     assert {key[2] for key in ours(lines)} == {"loss.form=null", "loss.form=stable"}
 
 
+def test_a_run_of_other_params_than_the_commits_is_no_row_of_an_ablation() -> None:
+    runs = frame(run(40.0, loss__gamma=1.0), run(41.0, loss__gamma=5.0, train__seed=1))
+    committed = {"loss.gamma": 5.0, "train.epochs": 40, "train.seed": 7, "loss.kl": 0.0}
+    lines, notes = summarise(runs, TABLES["II"], committed=committed)
+    assert {key[2]: line.mean for key, line in ours(lines).items()} == {"": (41.0, 51.0, 61.0)}
+    assert notes == ["left out on viper, not as params.yaml: run-40 (loss.gamma=1; --where counts it)"]
+    lines, _ = summarise(runs, TABLES["II"], where={"loss.gamma": 1.0}, committed=committed)
+    assert {key[2]: line.n for key, line in ours(lines).items()} == {"loss.gamma=1": 1}
+
+
 def test_a_param_in_which_all_runs_differ_from_the_commit_is_named() -> None:
     runs = frame(run(40.0, loss__gamma=1.0), run(41.0, loss__gamma=1.0, train__seed=1))
-    committed = {"loss.gamma": 5.0, "train.epochs": 40, "train.seed": 7, "loss.kl": 0.0}
-    lines, _ = summarise(runs, TABLES["II"], committed=committed)
+    lines, _ = summarise(runs, TABLES["I"], committed={"loss.gamma": 5.0, "train.epochs": 40})
     assert {key[2]: line.n for key, line in ours(lines).items()} == {"loss.gamma=1": 2}
+
+
+def test_what_the_commit_has_in_no_preset_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    committed = dict(flat(preset_values("viper-laptop"))) | {"train.seed": 3, "mlr.trial": 2}
+    assert preset_note(committed) == []
+    assert preset_note(committed | {"loss.gamma": 1.0}) == [
+        "params.yaml as committed differs from the preset viper-laptop in loss.gamma=1 (preset: 5)"
+    ]
 
 
 def test_a_choice_settles_which_runs_count() -> None:
@@ -195,9 +223,33 @@ def test_a_wrong_choice_is_a_mistake(choice: str, said: str) -> None:
 
 def test_the_papers_metrics_stand_beside_runs_on_the_same_dataset_only() -> None:
     lines, _ = summarise(frame(run(40.0, "synthetic"), run(50.0, "market1501")), TABLES["II"])
-    assert {key[0]: line.paper for key, line in ours(lines).items()} == {
-        "synthetic": None, "market1501": (93.9, 98.0, 98.8),
-    }  # fmt: skip
+    assert {(line.dataset, line.shot): line.paper for line in lines if line.n} == {
+        ("synthetic", "single"): None,
+        ("market1501", "multi"): (93.9, 98.0, 98.8),
+        ("market1501", "single"): None,
+    }
+
+
+def test_market1501_is_shown_multi_and_single_shot() -> None:
+    runs = frame(run(40.0, "market1501"), run(42.0, "market1501", train__seed=1), run(40.0))
+    lines = [line for line in summarise(runs, TABLES["III"])[0] if line.n]
+    assert [(line.dataset, line.shot, line.n, line.mean) for line in lines] == [
+        ("market1501", "multi", 2, (70.5, 75.5, 80.5)),
+        ("market1501", "single", 2, (41.0, 51.0, 61.0)),
+        ("viper", "single", 1, (40.0, 50.0, 60.0)),
+    ]
+    rows = markdown(render(lines, TABLES["III"], "markdown"))[2:]
+    assert [(row[0], row[3]) for row in rows] == [
+        ("MLR-Market-1501, multi-shot (customary)", "70.5 ± 0.7"),
+        ("MLR-Market-1501, single-shot", "41.0 ± 1.4"),
+        ("MLR-VIPeR", "40.0"),
+    ]
+
+
+def test_a_run_without_multi_shot_metrics_counts_single_shot() -> None:
+    runs = frame(run(40.0, "market1501") | dict.fromkeys([f"multi_shot.rank{k}" for k in (1, 5, 10)]))
+    lines, _ = summarise(runs, TABLES["III"])
+    assert [(line.shot, line.mean) for line in lines if line.n] == [("single", (40.0, 50.0, 60.0))]
     text = render(summarise(frame(run(40.0, "synthetic")), TABLES["II"])[0], TABLES["II"], "markdown")
     assert "Paper" not in text
     assert "Market" not in text
@@ -220,20 +272,29 @@ def test_a_row_without_a_run_has_dashes() -> None:
         "Dataset", "Supervision", "n", "Rank-1", "Rank-5", "Rank-10",
         "Paper Rank-1", "Paper Rank-5", "Paper Rank-10",
     ]  # fmt: skip
-    assert rows[2] == ["MLR-Market-1501", "ID", "0", "-", "-", "-", "89.9", "96.3", "97.8"]
+    assert rows[2] == [
+        "MLR-Market-1501, multi-shot (customary)",
+        "ID",
+        "0",
+        "-",
+        "-",
+        "-",
+        "89.9",
+        "96.3",
+        "97.8",
+    ]
     rows = markdown(render(summarise(runs, TABLES["I"])[0], TABLES["I"], "markdown"))
-    assert rows[-1] == ["DGRL (this project)", *["-"] * 12]
+    assert rows[-1] == ["DGRL (this project)", *["-"] * 15]
 
 
 def test_table_1_has_the_rivals_above_ours() -> None:
     runs = frame(run(40.0), run(42.0, train__seed=1), run(50.0, "synthetic"), run(30.0, train__epochs=10))
     header, _, *rows = markdown(render(summarise(runs, TABLES["I"])[0], TABLES["I"], "markdown"))
-    assert header[:5] == [
-        "Method", "Settings", "MLR-Market-1501 Rank-1", "MLR-Market-1501 Rank-5", "MLR-Market-1501 Rank-10",
-    ]  # fmt: skip
-    assert header[8:12] == ["MLR-VIPeR Rank-1", "MLR-VIPeR Rank-5", "MLR-VIPeR Rank-10", "MLR-VIPeR n"]
+    market = [f"MLR-Market-1501, {shot} Rank-{k}" for shot in SHOTS for k in (1, 5, 10)]
+    assert header[:8] == ["Method", "Settings", *market]
+    assert header[11:15] == ["MLR-VIPeR Rank-1", "MLR-VIPeR Rank-5", "MLR-VIPeR Rank-10", "MLR-VIPeR n"]
     assert header[-4:] == ["synthetic Rank-1", "synthetic Rank-5", "synthetic Rank-10", "synthetic n"]
-    cells = {(row[0], row[1]): row[8:12] + row[-4:] for row in rows}
+    cells = {(row[0], row[1]): row[11:15] + row[-4:] for row in rows}
     dashes = ["-", "-", "-", ""]
     assert cells == {
         **{(row.label, ""): cells[row.label, ""] for row in TABLES["I"].rows[:11]},
@@ -249,9 +310,9 @@ def test_csv_has_numbers() -> None:
     runs = frame(run(40.0, "market1501"), run(42.0, "market1501", train__seed=1))
     rows = list(csv.DictReader(io.StringIO(render(summarise(runs, TABLES["III"])[0], TABLES["III"], "csv"))))
     assert rows[3] == {
-        "dataset": "market1501", "row": "+ Restormer", "settings": "", "n": "2",
-        "rank1": "41.00", "rank5": "51.00", "rank10": "61.00",
-        "rank1_std": "1.41", "rank5_std": "1.41", "rank10_std": "1.41",
+        "dataset": "market1501", "shot": "multi", "row": "+ Restormer", "settings": "", "n": "2",
+        "rank1": "70.50", "rank5": "75.50", "rank10": "80.50",
+        "rank1_std": "0.71", "rank5_std": "0.71", "rank10_std": "0.71",
         "paper_rank1": "93.90", "paper_rank5": "98.00", "paper_rank10": "98.80",
     }  # fmt: skip
     assert (rows[0]["n"], rows[0]["rank1"], rows[0]["paper_rank1"]) == ("0", "", "87.00")

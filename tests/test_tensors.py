@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +97,18 @@ def test_a_header_that_says_something_else(good: Path, tmp_path: Path, header: s
     save_file(load_file(good), path, {"dgrl": header})
     with pytest.raises(InputError, match=str(path)):
         load_model(path)
+
+
+@pytest.mark.parametrize("change", [{"persons": 2**62}, {"groups": 10**9}, {"dimension": 10**18}])
+def test_a_header_that_asks_for_more_memory_than_there_is(
+    good: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    header = {"persons": 5, **change}
+    header["model"] = {**MODEL.model_dump(mode="json"), **change}
+    header["model"].pop("persons", None)
+    path = tmp_path / "model.safetensors"
+    save_file(load_file(good), path, {"dgrl": json.dumps(header)})
+    message(path)
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])

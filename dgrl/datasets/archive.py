@@ -1,5 +1,6 @@
 """Reading a benchmark's archive member by member; nothing is unpacked to disk."""
 
+import logging
 import lzma
 import shutil
 import struct
@@ -17,6 +18,8 @@ from typing import NamedTuple
 from dgrl.errors import InputError
 from dgrl.images import decode
 from dgrl.tables import ImageRow
+
+logger = logging.getLogger(__name__)
 
 MAX_MEMBER_BYTES = 256 << 20  # a file in an archive, unpacked
 MAX_RATIO = 1000  # of a file's size to that of its packed bytes
@@ -74,6 +77,10 @@ class Archive:
             with self._zip.open(name) as packed:
                 shutil.copyfileobj(packed, content, _CHUNK)
             return content.getvalue()
+        except KeyError:
+            raise InputError(
+                f"{self.path}: {name} is there under another spelling of its name (// or ./); pack it anew"
+            ) from None
         except RuntimeError as error:  # encrypted; or, as NotImplementedError, an unknown method
             raise InputError(
                 f"{self.path}: {name} cannot be unpacked ({error}); unpack the archive with its own tool and "
@@ -116,7 +123,7 @@ class Archive:
         return found
 
     def ordered(self, members: Iterable[Member]) -> list[Member]:
-        """Sorted by image_id, so that the order of the archive is of no consequence.
+        """Sorted by image_id, so that the order of the archive is of no consequence; logs what is left out.
 
         Raises:
             InputError: if two files have the same image_id.
@@ -127,6 +134,9 @@ class Archive:
                 raise InputError(
                     f"{self.path} has image {one.image_id} twice ({one.name}, {other.name}); keep one"
                 )
+        if left_out := sorted(set(self.names) - {member.name for member in ordered}):
+            counts = len(left_out), len(self.names)
+            logger.info("%s: %d of %d files are left out, such as %s", self.path, *counts, left_out[0])
         return ordered
 
     def row(self, member: Member) -> ImageRow:

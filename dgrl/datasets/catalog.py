@@ -4,12 +4,13 @@ A new kind is one file beside this one, with its params and what reads its image
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dgrl.config import Section
-from dgrl.datasets import caviar, cuhk03, folder, market1501, synthetic, viper
+from dgrl.datasets import caviar, cuhk03, folder, market1501, pool, synthetic, viper
 from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
 from dgrl.tables import ImageRow
@@ -21,20 +22,23 @@ class Kind:
 
     Attributes:
         params: its section of ``source``.
-        images: from the params, and the archive where the kind has one, to one row per image.
+        images: from the params, and the archive (or what ``opened`` makes of it) where the kind has one, to
+            one row per image; a pool takes its sets' archives by name.
         lr_camera: the LR camera, or pattern of cameras, that presets name.
         remote: the official archive; None where the params say all.
-        splits: the test persons of each official trial, where the benchmark lists them.
+        splits: the test persons of each official trial, where the benchmark lists them; as ``images``.
+        opened: the archive for both of them, where it is dear to open.
     """
 
     params: type[Section]
-    images: Callable[[Any, Path], Iterator[ImageRow]]
+    images: Callable[[Any, Any], Iterator[ImageRow]]
     lr_camera: str
     remote: RemoteFile | None = None
-    splits: Callable[[Any, Path], list[list[str]]] | None = None
+    splits: Callable[[Any, Any], list[list[str]]] | None = None
+    opened: Callable[[Path], AbstractContextManager[Any]] = nullcontext
 
 
-KINDS = {
+KINDS: dict[str, Kind] = {
     "synthetic": Kind(synthetic.SyntheticParams, lambda params, _: synthetic.images(params), "c1"),
     "viper": Kind(viper.ViperParams, lambda _, archive: viper.images(archive), "cam_a", viper.REMOTE),
     "caviar": Kind(caviar.CaviarParams, lambda _, archive: caviar.images(archive), "far", caviar.REMOTE),
@@ -44,9 +48,22 @@ KINDS = {
         "c1",
         market1501.REMOTE,
     ),
-    "cuhk03": Kind(cuhk03.Cuhk03Params, cuhk03.read, "*a", cuhk03.REMOTE, cuhk03.splits),
+    "cuhk03": Kind(cuhk03.Cuhk03Params, cuhk03.read, "*a", cuhk03.REMOTE, cuhk03.splits, cuhk03.open_mat),
     "folder": Kind(folder.FolderParams, lambda params, _: folder.images(params), "lr:*"),
+    "pool": Kind(
+        pool.PoolParams,
+        lambda params, archives: pool.images(
+            {name: _rows(part, archives[name]) for name, part in params.sets.items()}
+        ),
+        "*:c1",
+    ),
 }
+
+
+def _rows(params: Any, archive: Path) -> Iterator[ImageRow]:
+    kind = KINDS[params.kind]
+    with kind.opened(archive) as opened:
+        yield from kind.images(params, opened)
 
 
 def parse_source(values: Any, name: str) -> Section:
@@ -55,7 +72,10 @@ def parse_source(values: Any, name: str) -> Section:
     Raises:
         InputError: if there is no such kind, or a key or value is wrong.
     """
-    kind = values.get("kind", name) if isinstance(values, dict) else None
+    kind = values.get("kind", name.rpartition(".")[2]) if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"params.yaml: source.{name}.kind = {kind!r}: allowed: {', '.join(KINDS)}")
+    if kind == "pool" and isinstance(sets := values.get("sets"), dict):
+        parsed = {part: parse_source(section, f"{name}.sets.{part}") for part, section in sets.items()}
+        values = {**values, "sets": parsed}
     return KINDS[kind].params.parse(values, f"source.{name}")

@@ -86,7 +86,7 @@ class _Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Mat:
+class Mat:
     """An open .mat file; MATLAB's arrays lie transposed in HDF5."""
 
     archive: Path
@@ -123,22 +123,23 @@ class _Mat:
         return InputError(f"{self.archive}: {name} {problem}; give the official {FILE} of CUHK03")
 
 
-def images(archive: Path, boxes: Boxes = "labelled", *, merge_cameras: bool = False) -> Iterator[ImageRow]:
+def images(
+    archive: Path | Mat, boxes: Boxes = "labelled", *, merge_cameras: bool = False
+) -> Iterator[ImageRow]:
     """One row per image, sorted by image_id, as PNG: the file has bare pixels.
 
     ``1_001_a_03`` is column 3 of person ``1_001`` (pair, row) by camera ``1_a``, ``1_001_b_06`` column 6 by
     camera ``1_b``. Every subset is ``all``; see ``official_splits`` and ``new_protocol_split``.
 
     Args:
-        archive: cuhk-03.mat, a folder that holds it, or the official zip file, whose member of more than a
-            gigabyte is held in memory: HDF5 is not read from front to back.
+        archive: cuhk-03.mat, a folder that holds it, or the official zip file; or what ``open_mat`` opened.
         boxes: drawn by hand or detected.
         merge_cameras: call the cameras ``a`` and ``b``, whatever the pair.
 
     Raises:
         InputError: if the archive is not CUHK03, whole and undamaged.
     """
-    with _open(archive) as mat:
+    with open_mat(archive) as mat:
         for cell, reference in _images(mat, boxes).items():
             yield ImageRow.from_pixels(
                 _pixels(mat, reference, _matlab_name(boxes, cell)),
@@ -151,7 +152,7 @@ def images(archive: Path, boxes: Boxes = "labelled", *, merge_cameras: bool = Fa
             )
 
 
-def read(params: Cuhk03Params, archive: Path) -> Iterator[ImageRow]:
+def read(params: Cuhk03Params, archive: Path | Mat) -> Iterator[ImageRow]:
     """``images`` as the params ask for; with the new protocol, of its training and test persons.
 
     Raises:
@@ -166,18 +167,18 @@ def read(params: Cuhk03Params, archive: Path) -> Iterator[ImageRow]:
         yield replace(row, subset="train" if subsets[row.image_id] == "train" else "test")
 
 
-def splits(params: Cuhk03Params, archive: Path) -> list[list[str]]:
+def splits(params: Cuhk03Params, archive: Path | Mat) -> list[list[str]]:
     """The test persons of each official trial; none with the new protocol, which is one split."""
     return official_splits(archive) if params.new_protocol is None else []
 
 
-def official_splits(archive: Path) -> list[list[str]]:
+def official_splits(archive: Path | Mat) -> list[list[str]]:
     """The test persons of each of the 20 official trials: lists of 100 person_ids; the others train.
 
     Raises:
         InputError: if the archive is not CUHK03, or its test sets are not these.
     """
-    with _open(archive) as mat:
+    with open_mat(archive) as mat:
         testsets = mat.cells("testsets")  # [100, 2] each
         if len(testsets) != SPLITS:
             raise mat.error("testsets", f"has {len(testsets)} cells instead of {SPLITS}")
@@ -209,7 +210,18 @@ def new_protocol_split(config: Path, boxes: Boxes = "labelled") -> dict[str, Sub
 
 
 @contextmanager
-def _open(archive: Path) -> Iterator[_Mat]:
+def open_mat(archive: Path | Mat) -> Iterator[Mat]:
+    """Open cuhk-03.mat, or take it as it is if it is open.
+
+    In a zip file it is unpacked into memory, once, with its more than a gigabyte: HDF5 is not read from front
+    to back.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    if isinstance(archive, Mat):
+        yield archive
+        return
     import h5py  # type: ignore[import-untyped]  # here, since it is slow to import
 
     try:
@@ -219,7 +231,7 @@ def _open(archive: Path) -> Iterator[_Mat]:
             f"{archive}: {FILE} is no whole MATLAB v7.3 file ({error}); get it again from its source"
         ) from None
     with file:
-        yield _Mat(archive, file)
+        yield Mat(archive, file)
 
 
 def _locate(archive: Path) -> Path | BytesIO:
@@ -234,7 +246,7 @@ def _locate(archive: Path) -> Path | BytesIO:
         return archive / names[0] if archive.is_dir() else BytesIO(opened.read(names[0], MAX_BYTES))
 
 
-def _images(mat: _Mat, boxes: Boxes) -> dict[_Cell, Any]:
+def _images(mat: Mat, boxes: Boxes) -> dict[_Cell, Any]:
     """The references of all images, in the order of their image_ids."""
     variable = VARIABLES[boxes]
     pairs = mat.cells(variable)  # [M, 10] references each
@@ -258,7 +270,7 @@ def _images(mat: _Mat, boxes: Boxes) -> dict[_Cell, Any]:
     return members
 
 
-def _check_complete(mat: _Mat, boxes: Boxes, members: dict[_Cell, Any]) -> None:
+def _check_complete(mat: Mat, boxes: Boxes, members: dict[_Cell, Any]) -> None:
     cameras = {f"{pair}_{letter}" for pair in range(1, len(PERSONS) + 1) for letter in "ab"}
     for camera in sorted(cameras - {cell.camera for cell in members}):
         raise mat.error(VARIABLES[boxes], f"has no image of camera {camera}")
@@ -270,14 +282,14 @@ def _matlab_name(boxes: Boxes, cell: _Cell) -> str:
     return f"{VARIABLES[boxes]}{{{cell.pair}}}{{{cell.row},{cell.column}}}"
 
 
-def _pixels(mat: _Mat, reference: Any, name: str) -> Image:
+def _pixels(mat: Mat, reference: Any, name: str) -> Image:
     pixels = mat.read(reference, name)  # [H, W, 3]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise mat.error(name, f"is no RGB image but {pixels.dtype} of shape {pixels.shape}")
     return np.ascontiguousarray(pixels)
 
 
-def _test_persons(mat: _Mat, testset: npt.NDArray[Any], name: str) -> list[str]:
+def _test_persons(mat: Mat, testset: npt.NDArray[Any], name: str) -> list[str]:
     if testset.shape != (TEST_PERSONS, 2) or testset.dtype.kind not in "uif":
         raise mat.error(
             name, f"is {testset.dtype} of shape {testset.shape} instead of {(TEST_PERSONS, 2)} numbers"

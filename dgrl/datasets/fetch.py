@@ -6,7 +6,6 @@ stays in ``<name>.part``; the same call, another mirror or the next call continu
 Not by pooch: it has one address per file, and deletes what came when a connection breaks.
 """
 
-import fcntl
 import hashlib
 import http.client
 import logging
@@ -22,6 +21,7 @@ from urllib3 import Retry
 from urllib3.exceptions import HTTPError
 
 from dgrl.errors import InputError
+from dgrl.files import locked
 from dgrl.progress import progress
 
 ATTEMPTS = 4  # per mirror
@@ -78,12 +78,8 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
         if _md5(path) == file.md5:
             return path
         cache.mkdir(parents=True, exist_ok=True)
-        with _open(path.with_name(f".{file.name}.lock")) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("waiting for another process that is fetching %s", path)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = path.with_name(f".{file.name}.lock")
+        with locked(lock, f"waiting for another process that is fetching {path}"):
             if _md5(path) != file.md5:  # else another process has fetched it meanwhile
                 _download(file, path)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
@@ -12,13 +13,12 @@ from pydantic import field_validator, model_validator
 from dgrl.config import Section
 from dgrl.datasets.archive import Archive, Member, open_archive
 from dgrl.errors import InputError
-from dgrl.tables import DISTRACTOR, JUNK, ImageRow
+from dgrl.tables import DISTRACTOR, JUNK, QUERY, ImageRow
 
-REQUIRED = ("path", "person_id", "camera_id")
-COLUMNS = (*REQUIRED, "role", "subset")
+COLUMNS = ("path", "person_id", "camera_id", "role", "subset")
 ROLES = ("hr", "lr")
 MATCH_SECONDS = 2  # for one name: some patterns take years
-SUBSETS = ("train", "test", DISTRACTOR, JUNK)
+SUBSETS = ("train", "test", QUERY, DISTRACTOR, JUNK)
 
 
 class FolderParams(Section):
@@ -26,21 +26,20 @@ class FolderParams(Section):
 
     kind: Literal["folder"] = "folder"
     root: str | None = None  # folder, or zip file
-    table: str | None = (
-        None  # CSV or Parquet: path (below root), person_id, camera_id; role, subset if wanted
-    )
+    table: str | None = None  # CSV or Parquet with the COLUMNS: path (below root), ...
     pattern: str | None = None  # regular expression for the whole path below root; groups as the columns
 
     @field_validator("pattern")
     @classmethod
-    def _has_groups(cls, pattern: str | None) -> str | None:
+    def _check_groups(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
         try:
-            groups = set(regex.compile(pattern).groupindex) if pattern is not None else set(REQUIRED)
+            groups = list(regex.compile(pattern).groupindex)
         except regex.error as error:
             raise ValueError(f"is no regular expression ({error})") from None
-        for group in REQUIRED[1:]:
-            if group not in groups:
-                raise ValueError(f"has no group (?P<{group}>...)")
+        if wrong := _wrong_columns(["path", *groups], "group"):
+            raise ValueError(wrong)
         return pattern
 
     @model_validator(mode="after")
@@ -56,9 +55,10 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
 
     An image_id is the path below root without its suffix. A camera is called as it is given; with a role
     (``hr`` or ``lr``) it becomes ``hr:<camera>`` or ``lr:<camera>``, so that LR cameras can be told from HR
-    ones. Files that the table does not list, or the pattern does not match as a whole, are left out. A
-    subset is ``train``, ``test``, ``distractor`` (a gallery image of nobody) or ``junk`` (ignored), and
-    ``all`` where none is given.
+    ones. Without cameras, all images of a role are by one, ``hr:all`` or ``lr:all``. Files that the table
+    does not list, or the pattern does not match as a whole, are left out. A
+    subset is ``train``, ``test``, ``query`` (a test image that is an official query), ``distractor`` (a
+    gallery image of nobody) or ``junk`` (ignored), and ``all`` where none is given.
 
     Args:
         params: relative paths are relative to the working directory.
@@ -66,16 +66,23 @@ def images(params: FolderParams) -> Iterator[ImageRow]:
     Raises:
         InputError: naming the row or file that is wrong.
     """
+    with listed(params) as (opened, members):
+        yield from map(opened.row, members)
+
+
+@contextmanager
+def listed(params: FolderParams) -> Iterator[tuple[Archive, list[Member]]]:
+    """The opened folder and its images as ``images`` has them, before any is read."""
     if params.root is None:
         raise InputError("no folder of images is given; set root and one of table and pattern")
     with open_archive(Path(params.root)) as opened:
         if params.table is not None:
-            listed = _from_table(opened, Path(params.table))
+            found = _from_table(opened, Path(params.table))
         else:
-            listed = _from_pattern(opened, params.pattern or "")
-        members = opened.ordered(listed)
+            found = _from_pattern(opened, params.pattern or "")
+        members = opened.ordered(found)
         _check_links(opened, members)
-        yield from map(opened.row, members)
+        yield opened, members
 
 
 def _from_table(opened: Archive, table: Path) -> Iterator[Member]:
@@ -86,6 +93,8 @@ def _from_table(opened: Archive, table: Path) -> Iterator[Member]:
         raise InputError(f"{table} has no rows; list the images below {opened.path} in it")
     for number, values in enumerate(rows, 1):
         where = f"{table}: row {number} below the header"
+        if values["path"] not in files:  # where a system writes a\\b.png
+            values["path"] = values["path"].replace("\\", "/")
         member = _member(opened, values, where)
         if member.name not in files:
             raise InputError(f"{where}: {member.name!r} is no file below {opened.path}; correct the path")
@@ -116,9 +125,9 @@ def _from_pattern(opened: Archive, pattern: str) -> Iterator[Member]:
 
 
 def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
-    for column in REQUIRED:
-        if not values[column]:
-            raise InputError(f"{where} has no {column}; every image needs {', '.join(REQUIRED)}")
+    for column in ("path", "person_id", "camera_id"):
+        if not values.get(column, "all"):
+            raise InputError(f"{where} has no {column}; every image needs one")
     role = values.get("role")
     if role is not None and role not in ROLES:
         raise InputError(f"{where}: role {role!r} is neither hr nor lr; correct it")
@@ -131,7 +140,8 @@ def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
             f"{where}: {str(path)!r} leads out of {opened.path}; put the image into that folder and give "
             "its path below it"
         )
-    camera = values["camera_id"] if role is None else f"{role}:{values['camera_id']}"
+    camera = values.get("camera_id", "all")
+    camera = camera if role is None else f"{role}:{camera}"
     return Member(str(path.with_suffix("")), values["person_id"], camera, subset, str(path))
 
 
@@ -155,34 +165,39 @@ def _read_table(table: Path) -> list[dict[str, str]]:
         columns, rows = readers[table.suffix.lower()](table)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{table} is no readable table ({error}); restore it or correct the path") from None
-    _check_columns(columns, table)
+    columns = [column.strip().lower() for column in columns]
+    if wrong := _wrong_columns(columns, "column"):
+        raise InputError(f"{table} {wrong}")
     for number, row in enumerate(rows, 1):
         if len(row) != len(columns):
             raise InputError(
                 f"{table}: row {number} below the header has {len(row)} cells for {len(columns)} columns; "
-                "correct it, and quote a cell that holds a comma"
+                "correct it, and quote a cell that holds what separates them"
             )
     return [dict(zip(columns, map(_text, row), strict=True)) for row in rows]
 
 
-def _check_columns(columns: list[str], table: Path) -> None:
-    for column in REQUIRED:
+def _wrong_columns(columns: list[str], word: str) -> str:
+    """What is wrong with the columns, or groups, of a table; empty if nothing is."""
+    for column in ("path", "person_id"):
         if column not in columns:
-            raise InputError(
-                f"{table} has no column {column}, only {columns} (needed: {', '.join(REQUIRED)}); add it"
-            )
+            return f"has no {word} {column}, only {columns}; add it"
+    if not {"camera_id", "role"} & set(columns):
+        return f"has neither a {word} camera_id nor a {word} role, only {columns}; add one, or both"
     for column in columns:
         if column not in COLUMNS:
-            raise InputError(
-                f"{table} has an unknown column {column!r} (allowed: {', '.join(COLUMNS)}); remove it"
-            )
+            return f"has an unknown {word} {column!r} (allowed: {', '.join(COLUMNS)}); remove it"
         if columns.count(column) > 1:
-            raise InputError(f"{table} has the column {column} {columns.count(column)} times; keep one")
+            return f"has the {word} {column} {columns.count(column)} times; keep one"
+    return ""
 
 
 def _read_csv(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
     with table.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin UTF-8 with a mark
-        reader = csv.reader(file)
+        header = file.readline()
+        file.seek(0)
+        delimiter = max(",;\t", key=header.count)
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
         return next(reader, []), [row for row in reader if row]
 
 

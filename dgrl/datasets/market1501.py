@@ -23,7 +23,7 @@ from dgrl.config import Section
 from dgrl.datasets.archive import Member, open_archive
 from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
-from dgrl.tables import DISTRACTOR, JUNK, ImageRow
+from dgrl.tables import DISTRACTOR, JUNK, QUERY, ImageRow
 
 Parts = Literal["all", "train"]
 
@@ -34,7 +34,7 @@ COUNTS = {  # (folder, subset): images, persons
     ("test", "test"): (13_115, 750),
     ("test", DISTRACTOR): (2_798, 1),
     ("test", JUNK): (3_819, 1),
-    ("query", "test"): (3_368, 750),
+    ("query", QUERY): (3_368, 750),
 }
 # Nobody publishes a SHA-256; the MD5 is open-reid's (https://github.com/Cysu/open-reid, reid/datasets).
 REMOTE = RemoteFile(
@@ -65,8 +65,8 @@ def images(archive: Path, parts: Parts = "all") -> Iterator[ImageRow]:
     """One row per image, sorted by image_id, with the archive's own bytes.
 
     A query and a gallery image may differ in nothing but their folder, so an image_id is the folder
-    (train, test or query) and the file's stem: ``train_0002_c1s1_000451_03``. The subset is ``train``;
-    ``test``, queries included; ``distractor``; or ``junk``.
+    (train, test or query) and the file's stem: ``train_0002_c1s1_000451_03``. The subset is ``train``,
+    ``test``, ``query``, ``distractor`` or ``junk``.
 
     Args:
         archive: the official zip file, or a folder with its content.
@@ -88,7 +88,7 @@ def _member(name: str) -> Member | None:
     if match is None:
         return None
     folder, person = match["folder"].removeprefix("bounding_box_"), match["person"]
-    subset = "train" if folder == "train" else {"0000": DISTRACTOR, "-1": JUNK}.get(person, "test")
+    subset = {"0000": DISTRACTOR, "-1": JUNK}.get(person, "test") if folder == "test" else folder
     return Member(f"{folder}_{match['stem']}", person, match["camera"], subset, name)
 
 

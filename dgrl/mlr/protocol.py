@@ -10,21 +10,25 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
-from pydantic import Field, Strict
+from pydantic import BeforeValidator, Field, Strict, field_validator
 
 from dgrl.config import Section
 from dgrl.errors import InputError
+from dgrl.mlr.degrade import Entry, Kernel, Recipe
 from dgrl.random import named_generator, named_seed
-from dgrl.tables import DISTRACTOR, JUNK
+from dgrl.tables import DISTRACTOR, JUNK, QUERY
 
 logger = logging.getLogger(__name__)
 
 TABLES = ("train_hr", "train_lr", "query", "gallery")
+RANDOM = "random"  # an LR camera for each person, as in VPFA's public code
 
 Factor = Annotated[int, Field(ge=2, le=8)]
+Camera = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]  # 1, "1"
+Per = Literal["image", "camera", "person"]
 
 
 class MlrParams(Section):
@@ -33,21 +37,41 @@ class MlrParams(Section):
     seed: int = 0
     trial: Annotated[int, Field(ge=0)] = 0  # which of the random (or official) splits of persons
     factors: Annotated[tuple[Factor, ...], Strict(False), Field(min_length=1)] = (2, 3, 4)  # r
-    factor_per: Literal["image", "camera"] = "image"  # (d) one r per image, or one per camera as in CAD-Net
-    lr_camera: dict[str, str] = Field(default_factory=dict)  # (d) by dataset: a camera, or a pattern as "*_b"
+    train_factor_per: Per = "image"  # all images of one image, camera or person have one r; image: III-A
+    query_factor_per: Per | dict[str, Per] = "image"  # (d) likewise, of all datasets or by dataset: IV-A
+    lr_camera: dict[str, Camera] = Field(default_factory=dict)  # (d) by dataset: a camera, pattern, or random
     real_lr: Annotated[tuple[str, ...], Strict(False)] = ("caviar",)  # datasets whose LR images are real
-    training_pairs: Literal["twin", "person"] = "twin"  # twin: an image and its own LR image, III-A
-    queries: Literal["all", "one"] = "all"  # (d) all test images of the LR camera, or one per person
-    evaluate_on: Literal["test", "val"] = "test"  # val: hold out training persons and evaluate on them
+    recipe: Recipe = "dgrl"  # how LR images are made: the paper's area resampling, IV-C, or public code's
+    kernel: Kernel | None = None  # null: the recipe's
+    jpeg_quality: Annotated[int, Field(ge=0, le=100)] | None = None  # 0: lossless; null: the recipe's
+    twins: Literal["one", "every_factor"] = "one"  # LR images of a training pair; one is sampled each epoch
+    training_pairs: Literal["auto", "twin", "person"] = "auto"  # see pairs_of
+    queries: Literal["lr_camera", "official"] = "lr_camera"  # (d) all its test images, or the official ones
+    # val: hold out training persons and evaluate on them; everyone: train on all and evaluate on the same
+    evaluate_on: Literal["test", "val", "everyone"] = "test"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training persons
 
+    @field_validator("query_factor_per", mode="before")
+    @classmethod
+    def _check_per(cls, value: Any) -> Any:
+        allowed = get_args(Per)
+        if any(per not in allowed for per in (value.values() if isinstance(value, dict) else [value])):
+            raise ValueError(f"must be one of {', '.join(allowed)}, for all datasets or by dataset")
+        return value
 
-class Entry(NamedTuple):
-    """One row that an image contributes to a table."""
+    def pairs_of(self, dataset: str) -> Literal["twin", "person"]:
+        """A training pair: an HR image and its own LR image (III-A), or an HR and an LR camera's of a person.
 
-    table: Literal["train_hr", "train_lr", "query", "gallery"]
-    image_id: str  # in the table; those of an HR image and its LR twin are equal
-    factor: int  # of down-sampling; 1 = as it is
+        ``auto`` is ``person`` where LR images are real, else ``twin``. Real LR images are no part of twins.
+        """
+        if self.training_pairs == "auto":
+            return "person" if dataset in self.real_lr else "twin"
+        return self.training_pairs
+
+    def query_factor_per_of(self, dataset: str) -> Per:
+        """How r is drawn for the queries of a dataset; per image where nothing is said of it."""
+        per = self.query_factor_per
+        return per.get(dataset, "image") if isinstance(per, dict) else per
 
 
 @dataclass(frozen=True)
@@ -76,35 +100,35 @@ def plan_split(
     Args:
         keys: columns image_id, person_id, camera_id and subset: ``train`` and ``test`` where the
             persons are given, else ``all`` (if only one of the two is given, everyone else is of the
-            other); ``DISTRACTOR`` or ``JUNK`` for images of no person.
+            other); ``QUERY`` for a test image that the benchmark has as query; ``DISTRACTOR`` or ``JUNK``
+            for images of no person.
         dataset: its name, part of the name of every draw.
         params: the ``mlr`` section.
         official: the test persons of each trial, where the benchmark lists them (CUHK03's testsets).
 
     Raises:
-        InputError: if the LR camera or the trial is unknown, no query has a gallery image of its person,
-            a person is a training and a test person, or too few persons train to hold some out.
+        InputError: if the LR camera or the trial is unknown, official queries are wanted and there are
+            none, no query has a gallery image of its person, a person is a training and a test person,
+            nobody is left to test, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
+    _check_roles(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
-    keys = keys.assign(
-        is_lr=[fnmatchcase(camera, lr_camera) for camera in keys.camera_id.tolist()],
-        factor=[
-            _factor(image_id, camera_id, dataset, params)
-            for image_id, camera_id in zip(keys.image_id.tolist(), keys.camera_id.tolist(), strict=True)
-        ],
-    )
+    keys = keys.assign(is_lr=seen_by_lr_camera(keys, dataset, params))
     people, nobody = keys[keys.subset != DISTRACTOR], keys[keys.subset == DISTRACTOR]
     dropped = _without_hr_or_lr(people) if dataset in params.real_lr else set()
     people = people[~people.person_id.isin(dropped)]
     train, test = _split_persons(people, dataset, params, official)
     tested, training = (people[people.person_id.isin(persons)] for persons in (test, train))
-
-    if dataset in params.real_lr or params.training_pairs == "person":
-        entries = _person_pairs(training, dataset, params)
-    else:
-        entries = _twins(training)
-    queries, gallery = tested[tested.is_lr], tested[~tested.is_lr]
+    is_real, pairs = dataset in params.real_lr, params.pairs_of(dataset)
+    if is_real and pairs == "twin":
+        training = training[~training.is_lr]
+    train_per = None if is_real and pairs == "person" else params.train_factor_per
+    training = _with_factors(training, train_per, dataset, params)
+    entries = _twins(training, params) if pairs == "twin" else _person_pairs(training, dataset, params)
+    query_per = None if is_real else params.query_factor_per_of(dataset)
+    tested = _with_factors(tested, query_per, dataset, params)
+    queries, gallery = _queries_and_gallery(tested, dataset, params)
     findable = queries.person_id.isin(set(gallery.person_id))
     left_out = sorted(queries.image_id[~findable])
     queries = queries[findable]
@@ -117,14 +141,12 @@ def plan_split(
         logger.warning(
             "%d queries of %s are left out, as their persons have no gallery image", len(left_out), dataset
         )
-    if params.queries == "one":
-        queries = _one_each(queries, dataset, params)
-    if params.evaluate_on == "test":
+    if params.evaluate_on != "val":
         gallery = pd.concat([gallery, nobody[~nobody.is_lr]])
     for image_id, factor in zip(queries.image_id.tolist(), queries.factor.tolist(), strict=True):
-        entries[image_id] = (Entry("query", image_id, factor),)
+        entries[image_id] = (*entries.get(image_id, ()), Entry("query", image_id, factor))
     for image_id in gallery.image_id.tolist():
-        entries[image_id] = (Entry("gallery", image_id, 1),)
+        entries[image_id] = (*entries.get(image_id, ()), Entry("gallery", image_id, 1))
     return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped), left_out)
 
 
@@ -139,10 +161,17 @@ def table_digest(keys: pd.DataFrame) -> str:
 def describe(
     split: Split, tables: dict[str, pd.DataFrame], dataset: str, params: MlrParams
 ) -> dict[str, Any]:
-    """``split.json``: options, persons, counts, digests and the factor of every LR image that was made."""
-    options = params.model_dump(mode="json") | {"lr_camera": params.lr_camera[dataset]}
-    if dataset in params.real_lr:
-        options["training_pairs"] = "person"  # whatever the params say: a real LR image has no twin
+    """``split.json``: options, persons, counts, digests and the factor of every LR image that was made.
+
+    Without those of training images that have an LR image of every factor.
+    """
+    options = params.model_dump(mode="json") | {
+        "lr_camera": params.lr_camera[dataset],
+        "query_factor_per": params.query_factor_per_of(dataset),
+        "training_pairs": params.pairs_of(dataset),
+    }
+    if dataset in params.real_lr and params.pairs_of(dataset) == "person":
+        options["twins"] = "one"  # whatever the params say: a real LR image has no other
     return {
         "dataset": dataset,
         "options": options,
@@ -163,7 +192,7 @@ def describe(
             image_id: entry.factor
             for image_id, entries in split.entries.items()
             for entry in entries
-            if entry.factor > 1
+            if entry.factor > 1 and (entry.table == "query" or params.twins == "one")
         },
     }
 
@@ -171,21 +200,50 @@ def describe(
 def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     cameras = sorted(set(keys.camera_id))
     chosen = params.lr_camera.get(dataset)
-    if chosen is None or not any(fnmatchcase(camera, chosen) for camera in cameras):
+    if chosen != RANDOM and (chosen is None or not any(fnmatchcase(camera, chosen) for camera in cameras)):
         raise InputError(
             f"params.yaml: mlr.lr_camera.{dataset} = {chosen!r} is no camera of {dataset} "
-            f"(allowed: {', '.join(cameras)}, or a pattern such as {cameras[0][0]}*)"
+            f"(allowed: {', '.join(cameras)}, or a pattern such as {cameras[0][0]}*, or {RANDOM})"
         )
     return chosen
 
 
-def _factor(image_id: str, camera_id: str, dataset: str, params: MlrParams) -> int:
-    """The factor of an LR image: drawn, or 1 where it is a real one."""
-    if dataset in params.real_lr:
-        return 1
-    name = image_id if params.factor_per == "image" else camera_id
-    rng = named_generator("factor", params.seed, dataset, params.trial, name)
-    return params.factors[int(rng.integers(len(params.factors)))]
+def seen_by_lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> list[bool]:
+    """Whether each image is the LR camera's; at random, that of the camera drawn for the image's person."""
+    lr_camera = params.lr_camera[dataset]
+    if lr_camera != RANDOM:
+        return [fnmatchcase(camera, lr_camera) for camera in keys.camera_id]
+    names = ("lr_camera", params.seed, dataset, params.trial)
+    seen = zip(keys.person_id, keys.camera_id, strict=True)
+    numbers = pd.Series([named_seed(*names, person, camera) for person, camera in seen], keys.index)
+    is_drawn = numbers == numbers.groupby(keys.person_id).transform("min")
+    many = keys.groupby("person_id").camera_id.transform("nunique") > 1  # else there is none to find them by
+    is_lr: list[bool] = (is_drawn & many & (keys.subset != DISTRACTOR)).tolist()
+    return is_lr
+
+
+def _check_roles(keys: pd.DataFrame, dataset: str, params: MlrParams) -> None:
+    """Warn where images that are said to be of low resolution would be made smaller still."""
+    if dataset not in params.real_lr and keys.camera_id.str.startswith("lr:").any():
+        logger.warning(
+            "%s: images of role lr are down-sampled as all others; if they are of low resolution already, "
+            "add the set to mlr.real_lr",
+            dataset,
+        )
+
+
+def _with_factors(images: pd.DataFrame, per: Per | None, dataset: str, params: MlrParams) -> pd.DataFrame:
+    """With a column ``factor``: drawn, one for all images of a ``per``; 1 for real LR images (None)."""
+
+    def draw(name: str) -> int:
+        rng = named_generator("factor", params.seed, dataset, params.trial, name)
+        return params.factors[int(rng.integers(len(params.factors)))]
+
+    if per is None:
+        return images.assign(factor=1)
+    names = images[f"{per}_id"]
+    drawn = {name: draw(name) for name in set(names)}
+    return images.assign(factor=[drawn[name] for name in names])
 
 
 def _without_hr_or_lr(people: pd.DataFrame) -> set[str]:
@@ -198,7 +256,11 @@ def _split_persons(
 ) -> tuple[set[str], set[str]]:
     """Training and test persons: official where there is such a split, else a random half per trial."""
     persons = sorted(set(people.person_id))
-    train, test = (set(people.person_id[people.subset == subset]) for subset in ("train", "test"))
+    if params.evaluate_on == "everyone":
+        return set(persons), set(persons)
+    train, test = (
+        set(people.person_id[people.subset.isin(subsets)]) for subsets in (("train",), ("test", QUERY))
+    )
     if both := sorted(train & test):
         raise InputError(f"{dataset}: person {both[0]} is of the subsets train and test; keep one")
     if official:
@@ -213,7 +275,12 @@ def _split_persons(
     elif not train:
         train = set(_draw(persons, len(persons) // 2, "persons", params.seed, dataset, params.trial))
     if params.evaluate_on == "test":
-        return train, set(persons) - train
+        if not (test := set(persons) - train):
+            raise InputError(
+                f"{dataset}: all persons are of the subset train, none is left to test; choose "
+                "mlr.evaluate_on: val, which holds some out"
+            )
+        return train, test
     if len(train) < 2:
         raise InputError(
             f"{dataset}: {len(train)} of {len(persons)} persons train, too few persons to hold some out "
@@ -224,17 +291,39 @@ def _split_persons(
     return train - test, test
 
 
+def _queries_and_gallery(
+    tested: pd.DataFrame, dataset: str, params: MlrParams
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The test images of the LR camera and those of the others, of which official queries are no part."""
+    if params.queries == "lr_camera":
+        return tested[tested.is_lr], tested[~tested.is_lr]
+    is_query = tested.subset == QUERY
+    if not is_query.any():
+        raise InputError(
+            f"params.yaml: mlr.queries = 'official': the test persons of {dataset} have no official queries; "
+            "choose lr_camera"
+        )
+    return tested[tested.is_lr & is_query], tested[~tested.is_lr & ~is_query]
+
+
 def _draw(persons: list[str], count: int, *names: str | int) -> list[str]:
     """``count`` persons at random: those with the smallest of numbers named after them."""
     return sorted(persons, key=lambda person: (named_seed(*names, person), person))[:count]
 
 
-def _twins(training: pd.DataFrame) -> dict[str, tuple[Entry, ...]]:
+def _twins(training: pd.DataFrame, params: MlrParams) -> dict[str, tuple[Entry, ...]]:
     """Every HR training image gets an LR twin of its own: N pairs (III-A)."""
     return {
-        image_id: (Entry("train_hr", image_id, 1), Entry("train_lr", image_id, factor))
+        image_id: (Entry("train_hr", image_id, 1), *_lr_entries(image_id, factor, params))
         for image_id, factor in zip(training.image_id.tolist(), training.factor.tolist(), strict=True)
     }
+
+
+def _lr_entries(image_id: str, factor: int, params: MlrParams) -> list[Entry]:
+    """The LR images of a pair: of the factor that was drawn, or of every one; a real one stays as it is."""
+    every = params.twins == "every_factor" and factor > 1
+    factors = sorted(set(params.factors)) if every else [factor]
+    return [Entry("train_lr", image_id, each) for each in factors]
 
 
 def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> dict[str, tuple[Entry, ...]]:
@@ -258,12 +347,5 @@ def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> di
     entries: dict[str, list[Entry]] = defaultdict(list)
     for high, low in sorted(pairs):
         entries[high].append(Entry("train_hr", f"{high}+{low}", 1))
-        entries[low].append(Entry("train_lr", f"{high}+{low}", factors[low]))
+        entries[low] += _lr_entries(f"{high}+{low}", factors[low], params)
     return {image_id: tuple(rows) for image_id, rows in entries.items()}
-
-
-def _one_each(queries: pd.DataFrame, dataset: str, params: MlrParams) -> pd.DataFrame:
-    """One query per person, at random."""
-    names = ("query", params.seed, dataset, params.trial)
-    drawn = queries.assign(number=[named_seed(*names, image_id) for image_id in queries.image_id])
-    return drawn.sort_values(["number", "image_id"]).drop_duplicates("person_id")

@@ -1,18 +1,22 @@
-"""One HTML file with the metrics, the CMC curve and a few queries: nothing to install, nothing to fetch."""
+"""One HTML file that explains an evaluation: nothing to install, nothing to fetch."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
+import cv2
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dgrl.errors import InputError
-from dgrl.images import encode_png
-from dgrl.report.thumbnail import thumbnail
+from dgrl.images import Image, encode_png
+from dgrl.report.plots import Plot
+from dgrl.report.restoration import Panel
+from dgrl.report.thumbnail import shrink
 
-THUMBNAIL_SIDE = 128  # pixels, the longer side of an embedded image
+SIDE = 128  # pixels, the longer side of an image of a ranked list; style.css.j2 shows it so
+PANEL_SIDE = 160  # likewise of LR, bicubic, SR and HR
+_JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,67 +24,76 @@ class Match:
     """A gallery image that was found.
 
     Args:
-        data: the encoded image (PNG, JPEG, BMP, ...).
+        rank: from 1.
+        image: uint8 RGB [H, W, 3].
         caption: person and camera.
         correct: whether it shows the query's person.
+        similarity: cosine, to the query.
+        activation: the image under its activation map.
     """
 
-    data: bytes
+    rank: int
+    image: Image
     caption: str
     correct: bool
+    similarity: float
+    activation: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query image, encoded, and what the gallery answered, nearest first."""
-
-    query: bytes
-    caption: str
-    matches: Sequence[Match]
-
-
-def choose_examples(right: npt.NDArray[np.bool_], count: int = 8) -> list[int]:
-    """Queries to show, evenly spaced: half of them found at once and half not, as far as there are any.
+    """A query and what the gallery answered.
 
     Args:
-        right: [Q] bool, whether the nearest gallery image shows the query's person.
-        count: how many to choose.
-
-    Returns:
-        At most ``count`` row numbers, ascending.
+        captured: the LR image as it was captured or made.
+        query: as the network was fed it, super-resolved.
+        caption: person, camera and factor.
+        matches: nearest first; the last may be the nearest right one, if none of those before is right.
+        best_rank: of the nearest image of the query's person, from 1.
+        activation: ``query`` under its activation map.
     """
-    hits, misses = np.flatnonzero(right), np.flatnonzero(~right)
-    wrong = min(len(misses), max(count // 2, count - len(hits)))
-    chosen = [_spaced(hits, min(len(hits), count - wrong)), _spaced(misses, wrong)]
-    return [int(row) for row in np.sort(np.concatenate(chosen))]
+
+    captured: Image
+    query: Image
+    caption: str
+    matches: Sequence[Match]
+    best_rank: int
+    activation: Image | None = None
 
 
-def render(
-    title: str,
-    metrics: Mapping[str, float],
-    cmc: Sequence[float],
-    options: Mapping[str, object],
-    examples: Sequence[Example],
-) -> str:
-    """The report as a self-contained HTML page.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that the page shows; a part that is empty is left out.
 
     Args:
         title: what was evaluated.
-        metrics: metrics by name; floats are percent, integers are counts. A dotted name such as
-            ``factor 2.rank1`` puts the metric into the row ``factor 2`` of the table.
-        cmc: the single-shot CMC curve in percent, from Rank-1.
-        options: what the metrics depend on, by name.
-        examples: queries to show with their nearest gallery images.
-
-    Raises:
-        InputError: if an image is not readable, or the curve is empty or not finite.
+        summary: sentences below the title.
+        headline: metrics in percent by row and column; NaN where there is none.
+        notes: sentences below the headline.
+        tables: metrics in percent and integer counts by heading, rows by their index.
+        plots: curves and histograms.
+        examples: ranked lists by the heading of their group.
+        restorations: captions and their panels.
+        metrics: every metric by name.
+        options: every option by name.
+        origin: where this comes from: commit, versions, digests.
     """
-    if not len(cmc) or not np.isfinite(cmc).all():
-        raise InputError("the CMC curve is empty or not finite; give percent from Rank-1 on")
-    rows: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        row, _, column = name.rpartition(".")
-        rows.setdefault(row, {})[column] = value
+
+    title: str
+    summary: str
+    headline: pd.DataFrame
+    notes: Sequence[str] = ()
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    plots: Sequence[Plot] = ()
+    examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    restorations: Sequence[tuple[str, Sequence[Panel]]] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+    origin: Mapping[str, object] = field(default_factory=dict)
+
+
+def render(report: Report) -> str:
+    """The report as a self-contained HTML page; the same report gives the same bytes."""
     environment = Environment(
         loader=PackageLoader("dgrl.report", ""),
         autoescape=True,
@@ -88,23 +101,17 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"label": _label, "number": _number, "data_uri": _data_uri}
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        metrics=metrics,
-        rows=rows,
-        columns=list(dict.fromkeys(column for row in rows.values() for column in row)),
-        cmc=cmc,
-        options=options,
-        examples=examples,
-    )
+    environment.filters |= {
+        "label": label,
+        "number": _number,
+        "download": _download,
+        "photo": lambda image: photo(shrink(image, SIDE, SIDE)),
+        "exact": lambda image: _data("image/png", encode_png(shrink(image, PANEL_SIDE, PANEL_SIDE))),
+    }
+    return environment.get_template("report.html.j2").render(report=report, side=SIDE, panel_side=PANEL_SIDE)
 
 
-def _spaced(rows: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
-    return rows[np.arange(count) * len(rows) // max(count, 1)]
-
-
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """``Rank-5`` for ``rank5``, ``multi-shot`` for ``multi_shot``."""
     if name.startswith("rank") and name[4:].isdecimal():
         return f"Rank-{name[4:]}"
@@ -112,10 +119,21 @@ def _label(name: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "n/a" if math.isnan(value) else f"{value:.1f}"
 
 
-def _data_uri(data: bytes, name: str) -> str:
-    """A thumbnail as a data URI; the browser enlarges small ones."""
-    image = thumbnail(data, name, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode("ascii")
+def photo(image: Image) -> str:
+    """JPEG: a screen shows no difference, and PNG takes five times the bytes."""
+    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    return _data("image/jpeg", data.tobytes())
+
+
+def _download(text: str, kind: str) -> str:
+    return _data(kind, text.encode())
+
+
+def _data(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64," + base64.b64encode(data).decode("ascii")

@@ -9,7 +9,7 @@ import numpy as np
 
 from dgrl.images import Image, encode_png
 from dgrl.report.render import Example
-from dgrl.report.thumbnail import thumbnail
+from dgrl.report.thumbnail import shrink
 
 CELL_WIDTH, CELL_HEIGHT, FRAME = 64, 96, 4  # pixels, of an image and of the frame around it
 MATCHES = 5  # of a query, at most
@@ -25,9 +25,6 @@ def write_sheets(folder: Path, examples: Mapping[str, Example]) -> None:
     Args:
         folder: where to write; made if it does not exist.
         examples: the queries by image_id.
-
-    Raises:
-        InputError: if an image is not readable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for image_id, example in examples.items():
@@ -36,16 +33,14 @@ def write_sheets(folder: Path, examples: Mapping[str, Example]) -> None:
 
 def sheet(example: Example) -> Image:
     """The query and its first matches side by side, uint8 RGB [104, 72 * images, 3]."""
-    cells = [
-        _cell(match.data, match.caption, GREEN if match.correct else RED)
-        for match in example.matches[:MATCHES]
-    ]
-    return np.concatenate([_cell(example.query, example.caption, GREY), *cells], axis=1)
+    matches = example.matches[:MATCHES]
+    cells = [_cell(match.image, GREEN if match.correct else RED) for match in matches]
+    return np.concatenate([_cell(example.query, GREY), *cells], axis=1)
 
 
-def _cell(data: bytes, name: str, color: tuple[int, int, int]) -> Image:
+def _cell(image: Image, color: tuple[int, int, int]) -> Image:
     """An image in the middle of a white cell with a frame."""
-    image = thumbnail(data, name, CELL_WIDTH, CELL_HEIGHT)
+    image = shrink(image, CELL_WIDTH, CELL_HEIGHT)
     height, width, _ = image.shape
     cell = np.empty((CELL_HEIGHT + 2 * FRAME, CELL_WIDTH + 2 * FRAME, 3), np.uint8)
     cell[:] = color

@@ -3,22 +3,11 @@
 import cv2
 import numpy as np
 
-from dgrl.images import Image, decode
+from dgrl.images import Image
 
 
-def thumbnail(data: bytes, name: str, width: int, height: int) -> Image:
-    """Decode an image and shrink it to fit into ``width`` x ``height`` pixels; a smaller one stays as it is.
-
-    Args:
-        data: the encoded image (PNG, JPEG, BMP, ...).
-        name: what to call it in an error message.
-        width: of the space for it, pixels.
-        height: of the space for it, pixels.
-
-    Raises:
-        InputError: if the image is not readable.
-    """
-    image = decode(data, name)
+def shrink(image: Image, width: int, height: int) -> Image:
+    """``image`` [H, W, 3] in at most ``width`` x ``height`` pixels; a smaller one stays as it is."""
     scale = min(width / image.shape[1], height / image.shape[0])
     if scale >= 1:
         return image

@@ -3,7 +3,7 @@
     python -m dgrl.superres.child OPTIONS.yml PARENT_PID
 
 basicsr owns the network, the loss, the optimizer and the loop. What is here is what it has no class for:
-images from Parquet, pairs made by area down-sampling, and results as safetensors, JSON and CSV.
+images from Parquet, pairs made as the set's LR images are, and results as safetensors, JSON and CSV.
 """
 
 import csv
@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 
 from dgrl.errors import InputError, explain
 from dgrl.images import Image
+from dgrl.mlr.degrade import Degradation, degrade
 from dgrl.parallel.processes import die_with_parent
 from dgrl.random import named_generator
 from dgrl.superres.params import LESS_MEMORY
@@ -43,9 +44,9 @@ logger = logging.getLogger("dgrl.superres")
 class TableDataset(Dataset[dict[str, Any]]):
     """Pairs of an LR and an HR image from an image table, decoded once into memory.
 
-    Options: ``table``, ``scale``, ``held_out`` (person ids), ``patch`` (HR pixels), ``phase``. "val" gives
-    the held-out persons' whole images; "train" gives random patches of all others, by ``seed``. Images
-    smaller than the patch are left out of both.
+    Options: ``table``, ``scale``, ``degradation`` (kernel and JPEG quality), ``held_out`` (person ids),
+    ``patch`` (HR pixels), ``phase``. "val" gives the held-out persons' whole images; "train" gives random
+    patches of all others, by ``seed``. Images smaller than the patch are left out of both.
 
     Items: ``lq`` [3, h, w] and ``gt`` [3, h * scale, w * scale], float32 RGB in [0, 1], with the image_id
     as ``lq_path`` and ``gt_path``.
@@ -62,7 +63,8 @@ class TableDataset(Dataset[dict[str, Any]]):
             if (row.person_id in held_out) != self.training and min(row.width, row.height) >= opt["patch"]
         ]
         self.image_ids = [row.image_id for row in rows]
-        self.pairs = [_pair(row.pixels(), self.scale) for row in rows]
+        how = Degradation(*opt["degradation"])
+        self.pairs = [_pair(row.pixels(), self.scale, how) for row in rows]
         self.visits = [0] * len(rows)
 
     def __len__(self) -> int:
@@ -89,16 +91,17 @@ class TableDataset(Dataset[dict[str, Any]]):
         )
 
 
-def _pair(image: Image, scale: int) -> tuple[Image, Image]:
-    """LR and HR, the HR cut to a multiple of ``scale``.
+def _pair(image: Image, scale: int, how: Degradation) -> tuple[Image, Image]:
+    """The LR image that the set has of a whole image, and what RCAN is to make of it.
 
-    A patch of the LR image at whole LR pixels is then the down-sampled patch of the HR image, so one
-    down-sampling per image does for every patch.
+    basicsr wants HR sides of exactly ``scale`` times the LR ones. Where they are not (128 by 3: 42, and 126),
+    the HR image is resized by bicubic interpolation (d). A cut one would show less than the LR image.
     """
-    height, width = (side // scale for side in image.shape[:2])
-    hr = image[: height * scale, : width * scale]
-    lr = cv2.resize(hr, (width, height), interpolation=cv2.INTER_AREA)
-    return lr.astype(np.uint8, copy=False), hr
+    lr = degrade(image, scale, how)[0]
+    size = lr.shape[1] * scale, lr.shape[0] * scale
+    if size == image.shape[1::-1]:
+        return lr, image
+    return lr, cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
 
 
 def _tensor(image: Image) -> torch.Tensor:
@@ -184,17 +187,28 @@ class TableSRModel(SRModel):  # type: ignore[misc]
             self.test()
             lr, sr, hr = (tensor2img(image, rgb2bgr=False) for image in (self.lq, self.output, self.gt))
             bicubic = cv2.resize(lr, hr.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-            scores.append([*_scores(sr, hr), *_scores(bicubic, hr)])
-        names = ["psnr", "ssim", "bicubic_psnr", "bicubic_ssim"]
+            scores.append([*_scores(sr, hr, self.opt["scale"]), *_scores(bicubic, hr, self.opt["scale"])])
+        names = ["psnr", "psnr_y", "ssim"]
+        names += [f"bicubic_{name}" for name in names]
         metrics = dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
         metrics["gain_psnr"] = metrics["psnr"] - metrics["bicubic_psnr"]
         metrics |= {"images": len(scores), "iterations": self.opt["train"]["total_iter"]}
         (self.output_folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 
-def _scores(image: Image, hr: Image) -> tuple[float, float]:
-    """PSNR (dB) and SSIM over RGB, border 0, uint8 [H, W, 3]."""
-    return min(calculate_psnr(image, hr, 0), _EXACT), calculate_ssim(image, hr, 0)
+def _scores(image: Image, hr: Image, scale: int) -> tuple[float, float, float]:
+    """PSNR (dB) over RGB, border 0; over Y, border ``scale``, as RCAN's paper; SSIM over RGB, border 0.
+
+    Images are uint8 [H, W, 3]; borders are in pixels, cut from each side.
+    """
+    border = min(scale, (min(hr.shape[:2]) - 1) // 2)
+    bgr = image[..., ::-1], hr[..., ::-1]  # whose Y basicsr takes
+    luma = calculate_psnr(*bgr, border, test_y_channel=True)
+    return (
+        min(calculate_psnr(image, hr, 0), _EXACT),
+        min(luma, _EXACT),
+        calculate_ssim(image, hr, 0),
+    )
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 
 from dgrl.errors import InputError, WorkerError
 from dgrl.files import atomic_folder
+from dgrl.mlr.degrade import RECIPES, Degradation
 from dgrl.progress import progress
 from dgrl.random import named_generator, named_seed
 from dgrl.superres.params import LESS_MEMORY, RcanParams
@@ -43,14 +44,21 @@ _LOG_TAIL = 15  # lines of the log that an error quotes
 logger = logging.getLogger(__name__)
 
 
-def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work: Path) -> dict[str, float]:
+def pretrain(
+    train_hr: Path,
+    output: Path,
+    scale: int,
+    params: RcanParams,
+    work: Path,
+    how: Degradation = RECIPES["dgrl"],
+) -> dict[str, float]:
     """Train RCAN x ``scale`` on a table of HR images.
 
     The same table, params and number of threads give the same weights, byte for byte, on one CPU, however
     often the run was killed.
 
     Args:
-        train_hr: an image table; LR images are made from it by area down-sampling. Images smaller than the
+        train_hr: an image table; LR images are made from it. Images smaller than the
             patch are left out, and the log says how many.
         output: the folder to publish, all of it or nothing: ``rcan.safetensors`` (with its architecture in
             the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since the last row).
@@ -58,11 +66,13 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
         params: architecture and training; ``params.scales`` is not read.
         work: a folder for basicsr's own files and the state that a killed run resumes from, of this table
             and these params only; the caller removes it.
+        how: LR images are made, as those of the set.
 
     Returns:
-        PSNR (dB) and SSIM over RGB, border 0 (no pixels cut), of the held-out persons' images cut to a
-        multiple of ``scale``: ``psnr, ssim, bicubic_psnr, bicubic_ssim, gain_psnr``; and ``images,
-        iterations``. The log warns where RCAN is below bicubic interpolation.
+        Means over the held-out persons' images, as RCAN learns them: ``psnr`` (dB) and ``ssim`` over RGB,
+        border 0 (no pixels cut), and ``psnr_y`` over the Y channel, border ``scale``, as SR papers give it;
+        the same of bicubic interpolation as ``bicubic_*``; ``gain_psnr``, ``images``, ``iterations``. The log
+        warns where RCAN is below bicubic interpolation.
 
     Raises:
         InputError: if fewer than two persons have images that a patch fits into, an image is unreadable, the
@@ -71,7 +81,7 @@ def pretrain(train_hr: Path, output: Path, scale: int, params: RcanParams, work:
         RuntimeError: if basicsr fails otherwise, with the end of its log.
     """
     run = work.resolve() / f"rcan_x{scale}"
-    settings = options(train_hr.resolve(), scale, params, run)
+    settings = options(train_hr.resolve(), scale, params, run, how)
     shutil.rmtree(run / "experiments", ignore_errors=True)  # basicsr would rename an old one and keep it
     Path(settings["output"]).mkdir(parents=True, exist_ok=True)
     option_file = run / "options.yml"
@@ -99,17 +109,32 @@ def publish_nothing(output: Path, reason: str) -> None:
         (building / "loss.csv").write_text("iteration,loss\n")
 
 
-def options(train_hr: Path, scale: int, params: RcanParams, run: Path) -> dict[str, Any]:
+def options(
+    train_hr: Path, scale: int, params: RcanParams, run: Path, how: Degradation = RECIPES["dgrl"]
+) -> dict[str, Any]:
     """basicsr's option file, as a mapping; ``run`` is the folder for all that basicsr writes.
 
     Raises:
         InputError: see ``pretrain``.
     """
-    keys = _large_enough(read_keys(train_hr), params, train_hr)
+    keys, images = large_enough(train_hr, params), len(read_keys(train_hr))
+    if len(keys) < images:
+        logger.warning(
+            "%d of %d images are smaller than rcan.patch = %d: RCAN is trained and measured without them",
+            images - len(keys),
+            images,
+            params.patch,
+        )
     persons = held_out(keys["person_id"].unique().tolist(), params.val_fraction, params.seed)
     training = int((~keys["person_id"].isin(persons)).sum())
     epoch = min(params.iterations, _ITERATIONS_PER_EPOCH) * params.batch
-    source = {"type": "TableDataset", "table": str(train_hr), "held_out": persons, "patch": params.patch}
+    source = {
+        "type": "TableDataset",
+        "table": str(train_hr),
+        "degradation": list(how),
+        "held_out": persons,
+        "patch": params.patch,
+    }
     return {
         "name": run.name,
         "model_type": "TableSRModel",
@@ -177,12 +202,16 @@ def held_out(person_ids: list[str], fraction: float, seed: int) -> list[str]:
     return sorted(sorted(draws, key=draws.__getitem__)[:count])
 
 
-def _large_enough(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> pd.DataFrame:
-    """The images that a patch fits into.
+def large_enough(train_hr: Path, params: RcanParams) -> pd.DataFrame:
+    """The keys of the images that a patch fits into.
 
     Others are left out, as basicsr's preparation of training sets leaves out what is below its threshold.
     Padded by reflection, they would teach RCAN mirrored borders, which no image has that it will restore.
+
+    Raises:
+        InputError: if fewer than two persons have such images.
     """
+    keys = read_keys(train_hr)
     sides = keys[["width", "height"]].min(axis="columns")
     large = keys[sides >= params.patch]
     persons = large["person_id"].nunique()
@@ -192,13 +221,6 @@ def _large_enough(keys: pd.DataFrame, params: RcanParams, train_hr: Path) -> pd.
         raise InputError(
             f"rcan.patch = {params.patch} fits into images of only {persons} of the persons of {train_hr}, "
             f"and RCAN needs two or more; set it to at most {largest // unit * unit}"
-        )
-    if len(large) < len(keys):
-        logger.warning(
-            "%d of %d images are smaller than rcan.patch = %d: RCAN is trained and measured without them",
-            len(keys) - len(large),
-            len(keys),
-            params.patch,
         )
     return large
 

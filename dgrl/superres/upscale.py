@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
@@ -90,14 +90,16 @@ def _load(path: Path) -> tuple[nn.Module, int]:
     """The network and its factor."""
     from basicsr.archs.rcan_arch import RCAN
 
-    from dgrl.weights.tensors import load_into, read_tensors
+    from dgrl.weights.tensors import build_empty, load_into, read_tensors
 
     tensors, architecture = read_tensors(path, "architecture")
-    try:
-        network: nn.Module = RCAN(**architecture)
-        factor = int(architecture["upscale"])
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        raise InputError(f"{path}: its header describes no RCAN; train it again") from None
+
+    def build() -> tuple[nn.Module, int]:
+        if int(architecture["num_group"]) * int(architecture["num_block"]) > len(tensors):
+            raise ValueError  # before millions of modules are made
+        return RCAN(**architecture), int(architecture["upscale"])
+
+    network, factor = build_empty(build, path)
     load_into(network, tensors, path)
     return network.eval(), factor
 
@@ -108,10 +110,11 @@ def _networks(keys: pd.DataFrame, weights: Mapping[int, Path]) -> dict[int, nn.M
     if missing:
         have = sorted(weights) or "none"
         raise InputError(f"no RCAN weights for factor {missing[0]} (have: {have}); add it to rcan.scales")
-    return {factor: _load_factor(weights[factor], factor) for factor in factors}
+    return {factor: load_factor(weights[factor], factor) for factor in factors}
 
 
-def _load_factor(path: Path, factor: int) -> nn.Module:
+def load_factor(path: Path, factor: int) -> nn.Module:
+    """``load_rcan``, of one factor alone; another's is an InputError."""
     network, trained = _load(path)
     if trained != factor:
         raise InputError(f"{path} is an RCAN x{trained}, not x{factor}; give the weights of each factor")
@@ -156,18 +159,25 @@ def _enlarge(
         if factor == 1 or params.method == "none":
             yield from zip(indices, same, strict=True)
             continue
-        larger = _rcan(same, networks[factor], params.batch) if networks else _bicubic(same, factor)
+        if networks:
+            larger = enlarge(same, networks[factor], params.batch)
+        else:
+            larger = (INTERPOLATIONS[params.method](image, factor) for image in same)
         yield from zip(indices, larger, strict=True)
 
 
-def _bicubic(images: list[Image], factor: int) -> Iterator[Image]:
-    for image in images:
-        height, width = image.shape[:2]
-        size = (width * factor, height * factor)
-        yield cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+def bicubic(image: Image, factor: int) -> Image:
+    """OpenCV's bicubic interpolation: [h, w, 3] -> [r h, r w, 3]."""
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
 
 
-def _rcan(images: list[Image], network: nn.Module, batch: int) -> Iterator[Image]:
+# The methods without a network
+INTERPOLATIONS: Mapping[str, Callable[[Image, int], Image]] = {"bicubic": bicubic}
+
+
+def enlarge(images: list[Image], network: nn.Module, batch: int = 1) -> Iterator[Image]:
+    """Images of one size, enlarged by an RCAN."""
     import torch
 
     from dgrl.parallel.device import default_device

@@ -29,6 +29,7 @@ class TrainParams(Section):
     persons_per_batch: Annotated[int, Field(ge=2)] = 16
     pairs_per_person: Positive = 3
     epochs: Annotated[int, Field(ge=0)] = 70  # 0: the network as model.weights has it
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the persons kept for evaluate.adapt
     learning_rate: Annotated[float, Field(gt=0)] = 0.013
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False  # (d)

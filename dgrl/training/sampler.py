@@ -20,7 +20,7 @@ class PersonBatchSampler:
     and the epoch's number: resuming needs no state but the step.
 
     Args:
-        persons: class of each pair.
+        persons: class of each pair; -1 for one that is not drawn.
         persons_per_batch: P.
         pairs_per_person: K.
         seed: of the draws.
@@ -33,7 +33,7 @@ class PersonBatchSampler:
         self, persons: Sequence[int] | Indices, persons_per_batch: int, pairs_per_person: int, seed: int
     ) -> None:
         labels = np.asarray(persons)
-        self.pairs_of = [np.flatnonzero(labels == person) for person in np.unique(labels)]
+        self.pairs_of = [np.flatnonzero(labels == person) for person in np.unique(labels[labels >= 0])]
         if len(self.pairs_of) < persons_per_batch:
             raise InputError(
                 f"train.persons_per_batch = {persons_per_batch}, but the training set has only "

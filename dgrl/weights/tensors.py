@@ -1,14 +1,17 @@
 """Networks in safetensors files, checked on the way in and on the way out."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dgrl.errors import InputError
+
+T = TypeVar("T")
 
 
 def require_finite(state: Mapping[str, Tensor], name: str) -> None:
@@ -45,6 +48,19 @@ def read_tensors(path: Path, entry: str) -> tuple[dict[str, Tensor], dict[str, A
     return tensors, config
 
 
+def build_empty(build: Callable[[], T], path: Path) -> T:
+    """The network that ``build`` makes as a file's header says, without memory for its weights.
+
+    Raises:
+        InputError: if there is no such network.
+    """
+    try:
+        with torch.device("meta"):  # the header may ask for more memory than there is
+            return build()
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError):
+        raise InputError(f"{path}: its header describes no network; write the file again") from None
+
+
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Take all weights of a network from ``tensors``: same names, shapes and kinds, and finite.
 
@@ -60,4 +76,4 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
         if found != expected:
             raise InputError(f"{path}: the tensor {name} is {found}, not {expected}; write the file again")
     require_finite(tensors, str(path))
-    network.load_state_dict(dict(tensors))
+    network.load_state_dict(dict(tensors), assign=True)

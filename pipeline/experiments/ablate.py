@@ -93,13 +93,14 @@ def experiment_names() -> set[str]:
 
 def flat_params(data: Mapping[str, Any]) -> dict[str, Any]:
     """The params of params.yaml by dotted name in what ``dvc exp show`` has of a commit or experiment."""
-    return dict(_flat(data.get("params", {}).get("params.yaml", {}).get("data", {})))
+    return dict(flat(data.get("params", {}).get("params.yaml", {}).get("data", {})))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The params of nested sections by dotted name."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", as_scalar(value)
 

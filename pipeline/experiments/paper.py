@@ -7,6 +7,7 @@ from typing import Literal
 TableName = Literal["I", "II", "III", "sr"]
 TableFormat = Literal["markdown", "csv", "latex"]
 AblationName = Literal["losses", "components", "sr"]
+Shot = Literal["single", "multi"]  # one gallery image of a person, or all of them
 Metrics = tuple[float, float, float]  # Rank-1, Rank-5, Rank-10 in percent
 
 DATASET_TITLES = {
@@ -15,6 +16,13 @@ DATASET_TITLES = {
     "viper": "MLR-VIPeR",
     "caviar": "CAVIAR",
 }  # in the order of Table I
+
+SHOTS: Mapping[str, tuple[Shot, ...]] = {"market1501": ("multi", "single")}
+"""Where not single-shot alone; the first is customary, and has the papers' metrics beside it.
+
+IV-B says single-shot, whatever the set. Public code of cross-resolution re-ID is single-shot on CAVIAR,
+CUHK03 and VIPeR, and on Market-1501 multi-shot, as that set's own protocol is.
+"""
 
 FULL: Mapping[str, bool | float | str] = {
     "loss.wrt": True,

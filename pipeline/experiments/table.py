@@ -9,13 +9,28 @@ import pandas as pd
 import yaml
 
 from dgrl.errors import InputError
-from pipeline.experiments.ablate import experiments, flat_params
-from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics, Row, Table, TableFormat, TableName
+from pipeline.experiments.ablate import experiments, flat, flat_params
+from pipeline.experiments.paper import (
+    DATASET_TITLES,
+    SHOTS,
+    TABLES,
+    Metrics,
+    Row,
+    Shot,
+    Table,
+    TableFormat,
+    TableName,
+)
 from pipeline.experiments.render import RANKS, Line, render
 from pipeline.params import as_scalar
+from pipeline.preset import PRESETS, preset_values
 
 _SEEDS = ("train.seed", "mlr.trial")  # what the mean is over
-_KEYS = ("experiment", "commit", "dataset", *RANKS)
+_COLUMNS: Mapping[Shot, list[str]] = {  # of runs
+    "single": list(RANKS),
+    "multi": [f"multi_shot.{rank}" for rank in RANKS],
+}
+_KEYS = ("experiment", "commit", "dataset", *_COLUMNS["single"], *_COLUMNS["multi"])
 
 
 def table(
@@ -47,7 +62,25 @@ def table(
     runs, notes = read_runs(shown)
     committed = flat_params(shown[1]["data"] or {})
     lines, more = summarise(runs, TABLES[which], dataset, parse_choices(where), committed)
-    return render(lines, TABLES[which], form), notes + more
+    return render(lines, TABLES[which], form), notes + more + preset_note(committed)
+
+
+def preset_note(committed: Mapping[str, Any]) -> list[str]:
+    """What the commit's params have that is in no preset: no column tells what all runs have in common."""
+    presets = {path.stem: dict(flat(preset_values(path.stem))) for path in PRESETS.glob("*.yaml")}
+    no_setting = (*_SEEDS, "datasets", "runtime", "source", "mlr.lr_camera")
+    differing = {
+        name: [
+            f"{key}={as_text(value)} (preset: {as_text(values.get(key))})"
+            for key, value in committed.items()
+            if not key.startswith(no_setting) and values.get(key) != value
+        ]
+        for name, values in presets.items()
+    }
+    name = min(differing, key=lambda each: len(differing[each]), default="")
+    if not name or not differing[name]:
+        return []
+    return [f"params.yaml as committed differs from the preset {name} in {', '.join(differing[name])}"]
 
 
 # From experiments to runs
@@ -58,7 +91,8 @@ def read_runs(shown: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[st
 
     Returns:
         One line per experiment and dataset: ``experiment``, ``commit`` (from which it started), ``dataset``,
-        ``rank1``, ``rank5``, ``rank10``, and a column for every param, lists joined by spaces.
+        ``rank1``, ``rank5``, ``rank10``, the same as ``multi_shot.rank1`` etc., and a column for every param,
+        lists joined by spaces.
     """
     records: list[dict[str, Any]] = []
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -83,16 +117,18 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
         return [], ["failed"]
     params = flat_params(newest["data"])
     records, states = [], []
-    for dataset, metrics in _metrics(newest["data"]["metrics"]):
+    for dataset, metrics in dataset_metrics(newest["data"]["metrics"]):
         if stale := _stale(metrics.get("options", {}), params):
             states.append(f"out of date on {dataset} (its metrics are of another {stale})")
             continue
+        multi_shot = metrics.get("multi_shot", {})
         ranks = {rank: metrics[rank] for rank in RANKS}
+        ranks |= {f"multi_shot.{rank}": multi_shot.get(rank) for rank in RANKS}
         records.append({"experiment": experiment["name"], "dataset": dataset, **ranks, **params})
     return records, states if records or states else ["unevaluated"]
 
 
-def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def dataset_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What the stage evaluate wrote for each dataset."""
     for name, file in metrics.items():
         dataset = Path(name).parts[-3] if name.endswith("eval/metrics.json") else ""
@@ -102,7 +138,7 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 
 def _stale(options: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     """The param whose value the metrics contradict: those of a dataset that was not run again, say."""
-    return next((key for key, value in options.items() if key in params and params[key] != value), "")
+    return next((key for key, value in options.items() if params.get(key, "auto") not in (value, "auto")), "")
 
 
 def _left_out(state: str, names: list[str]) -> str:
@@ -163,9 +199,11 @@ def summarise(
     runs, notes = _usual(_with_rows(runs, table), table, where or {})
     lines: list[Line] = []
     for name in _datasets(runs, table, dataset):
-        own, more = _without_repeats(runs[runs.dataset == name], name)
-        lines += _lines(own, table, name, committed or {})
-        notes += more
+        usual, left_out = _as_committed(runs[runs.dataset == name], table, name, where or {}, committed or {})
+        own, repeated = _without_repeats(usual, name)
+        for shot in SHOTS.get(name, ("single",)):
+            lines += _lines(own, table, name, shot, committed or {})
+        notes += left_out + repeated
     return lines, notes + _care(runs, table)
 
 
@@ -174,11 +212,11 @@ def _choose(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
         if runs.empty:
             break
         if key not in runs.columns.drop(list(_KEYS)):
-            raise InputError(f"--where {key}={_text(value)}: there is no param {key!r} in params.yaml")
+            raise InputError(f"--where {key}={as_text(value)}: there is no param {key!r} in params.yaml")
         fits = _have(runs, {key: value})
         if not fits.any():
-            found = ", ".join(sorted({_text(other) for other in runs[key]}))
-            raise InputError(f"--where {key}={_text(value)}: no run has it (there are: {found})")
+            found = ", ".join(sorted({as_text(other) for other in runs[key]}))
+            raise InputError(f"--where {key}={as_text(value)}: no run has it (there are: {found})")
         runs = runs[fits]
     return runs
 
@@ -201,8 +239,25 @@ def _usual(runs: pd.DataFrame, table: Table, where: Mapping[str, Any]) -> tuple[
     fits = _have(runs, usual)
     if fits.all():
         return runs, []
-    asked = " ".join(f"{key}={_text(value)}" for key, value in usual.items())
+    asked = " ".join(f"{key}={as_text(value)}" for key, value in usual.items())
     return runs[fits], [f"left out, not {asked}: {(~fits).sum()} runs (--where chooses others)"]
+
+
+def _as_committed(
+    runs: pd.DataFrame, table: Table, dataset: str, where: Mapping[str, Any], committed: Mapping[str, Any]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of an ablation differ in its switches alone: a run that differs elsewhere is none."""
+    if table.wide:
+        return runs, []
+    keys = [key for key in _constants(runs, table, dataset) if key in committed and key not in where]
+    fits = _have(runs, {key: committed[key] for key in keys})
+    notes = []
+    for _, run in runs[~fits].iterrows():
+        params = " ".join(f"{key}={as_text(run[key])}" for key in keys if run[key] != committed[key])
+        notes.append(
+            f"left out on {dataset}, not as params.yaml: {run.experiment} ({params}; --where counts it)"
+        )
+    return runs[fits], notes
 
 
 def _datasets(runs: pd.DataFrame, table: Table, dataset: str | None) -> list[str]:
@@ -234,16 +289,18 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
     return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{metrics}"]
 
 
-def _lines(runs: pd.DataFrame, table: Table, dataset: str, committed: Mapping[str, Any]) -> list[Line]:
+def _lines(
+    runs: pd.DataFrame, table: Table, dataset: str, shot: Shot, committed: Mapping[str, Any]
+) -> list[Line]:
     """The paper's own rows, then a block of the others for every setting."""
     varying = [key for key in _constants(runs, table, dataset) if _telling(runs[key], key, committed)]
-    named = [", ".join(f"{key}={_text(run[key])}" for key in varying) for _, run in runs.iterrows()]
+    named = [", ".join(f"{key}={as_text(run[key])}" for key in varying) for _, run in runs.iterrows()]
     texts = pd.Series(named, index=runs.index, dtype=object)
-    lines = [_line(row, runs[:0], dataset, "") for row in table.rows if not row.params]
+    lines = [_line(row, runs[:0], dataset, shot, "") for row in table.rows if not row.params]
     for text in sorted(set(texts)) or [""]:
         block = runs[texts == text]
         lines += [
-            _line(row, block[block.row == row.label], dataset, text) for row in table.rows if row.params
+            _line(row, block[block.row == row.label], dataset, shot, text) for row in table.rows if row.params
         ]
     return lines
 
@@ -258,14 +315,17 @@ def _telling(values: pd.Series, key: str, committed: Mapping[str, Any]) -> bool:
     """Whether lines must name a param: it differs, or the metrics are not of the paper's test persons."""
     found = set(values)
     usual = {committed[key]} if found and key in committed else set()
-    return len(found | usual) > 1 or (key == "mlr.evaluate_on" and found == {"val"})
+    return len(found | usual) > 1 or (key == "mlr.evaluate_on" and not found <= {"test"})
 
 
-def _line(row: Row, runs: pd.DataFrame, dataset: str, settings: str) -> Line:
-    metrics = runs[list(RANKS)].astype(float)
-    mean = cast(Metrics, tuple(metrics.mean())) if len(runs) else None
-    std = cast(Metrics, tuple(metrics.std(ddof=1))) if len(runs) > 1 else None
-    return Line(dataset, row.label, settings, len(runs), mean, std, row.paper.get(dataset), bool(row.params))
+def _line(row: Row, runs: pd.DataFrame, dataset: str, shot: Shot, settings: str) -> Line:
+    metrics = runs[_COLUMNS[shot]].astype(float).dropna()
+    n = len(metrics)
+    mean = cast(Metrics, tuple(metrics.mean())) if n else None
+    std = cast(Metrics, tuple(metrics.std(ddof=1))) if n > 1 else None
+    customary = shot == SHOTS.get(dataset, ("single",))[0]
+    paper = row.paper.get(dataset) if customary else None
+    return Line(dataset, shot, row.label, settings, n, mean, std, paper, bool(row.params))
 
 
 def _care(runs: pd.DataFrame, table: Table) -> list[str]:
@@ -279,7 +339,7 @@ def _care(runs: pd.DataFrame, table: Table) -> list[str]:
     return notes
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """As YAML writes it, but 5.0 as 5."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -1,0 +1,1 @@
+"""What turns images into embeddings: the trained network, ONNX, OpenVINO."""

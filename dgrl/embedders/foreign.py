@@ -1,0 +1,175 @@
+"""Networks of somebody else: ONNX by onnxruntime, OpenVINO IR by openvino."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dgrl.embedders.preprocessing import Preprocessing, choose, input_size, prepare
+from dgrl.embedders.protocol import Resolution
+from dgrl.errors import InputError
+from dgrl.files import sha256
+from dgrl.images import Image, check_images
+
+Floats = npt.NDArray[np.float32]
+METADATA = "dgrl.preprocessing"  # entry of an ONNX file's metadata: Preprocessing as JSON
+BATCH = 32
+
+
+class ForeignNetwork:
+    """A network with one input for HR and LR images; see ``protocol.Embedder``.
+
+    Args:
+        files: the network's; the first names it.
+        run: from [B, 3, H, W] float32 to the output [B, D], or [B, D, 1, 1].
+        size: height and width of the input, in pixels.
+        params: how images are normalised.
+        flip: add the embeddings of an image and of its mirror image.
+        batch: images at once.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        run: Callable[[Floats], Any],
+        size: tuple[int, int],
+        params: Preprocessing,
+        *,
+        flip: bool,
+        batch: int = BATCH,
+    ) -> None:
+        self.path, self.name = files[0], files[0].stem
+        self.digest = sha256(files[0])
+        self.megabytes = sum(file.stat().st_size for file in files) / 1e6
+        self.trained_on: frozenset[str] = frozenset()  # which such files do not say
+        self.run, self.params, self.flip, self.batch = run, params, flip, batch
+        self.height, self.width = size
+        self.dimension = self._output(np.zeros((1, 3, *size), np.float32)).shape[1]
+
+    def embed(self, images: Sequence[Image], resolution: Resolution) -> Floats:
+        """Embed images of any size; see ``protocol.Embedder``."""
+        check_images(images)
+        parts = [np.empty((0, self.dimension), np.float32)]
+        for start in range(0, len(images), self.batch):
+            inputs = prepare(images[start : start + self.batch], self.height, self.width, self.params)
+            outputs = self._output(inputs)
+            if self.flip:
+                outputs = _unit(outputs, start) + _unit(self._output(inputs[..., ::-1].copy()), start)
+            parts.append(_unit(outputs, start))
+        return np.concatenate(parts)
+
+    def _output(self, inputs: Floats) -> Floats:
+        try:
+            found = np.asarray(self.run(inputs))
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{self.path} does not run ({_first_line(error)}); export it again") from None
+        outputs = found.reshape(found.shape[:2]) if found.shape[2:] == (1, 1) else found
+        if outputs.ndim != 2 or len(outputs) != len(inputs):
+            raise InputError(
+                f"{self.path}: its output is {list(found.shape)} for {len(inputs)} images, not one embedding "
+                "[N, D]; export the network without its classifier and with the embedding as first output"
+            )
+        return outputs.astype(np.float32, copy=False)
+
+
+def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> ForeignNetwork:
+    """A network of an ``.onnx`` file; see ``catalog.load_embedder``."""
+    ort = _package("onnxruntime", "onnx", path)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # problems are raised, not written
+    try:
+        session = ort.InferenceSession(str(path), options, providers=ort.get_available_providers())
+    except Exception as error:
+        raise InputError(f"{path} is no readable ONNX file ({_first_line(error)}); export it again") from None
+    if len(session.get_inputs()) != 1:
+        raise InputError(f"{path} has {len(session.get_inputs())} inputs; export it for images alone")
+    image = session.get_inputs()[0]
+    if image.type != "tensor(float)":
+        raise InputError(f"{path} takes {image.type}, not tensor(float); export it with float32 input")
+    shape = [size if isinstance(size, int) else None for size in image.shape]
+    params = choose(path, preprocessing, _of_metadata(path, session))
+    output = session.get_outputs()[0].name
+    return ForeignNetwork(
+        [path],
+        lambda batch: session.run([output], {image.name: batch})[0],
+        input_size(path, shape, params),
+        params,
+        flip=flip,
+        batch=shape[0] or BATCH,
+    )
+
+
+def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) -> ForeignNetwork:
+    """A network of an OpenVINO ``.xml`` file and its ``.bin``; see ``catalog.load_embedder``."""
+    ov = _package("openvino", "openvino", path)
+    core = ov.Core()
+    if not path.with_suffix(".bin").is_file():
+        raise InputError(f"{path} lacks its weights {path.with_suffix('.bin').name}; put them beside it")
+    try:
+        network = core.read_model(str(path))
+        if len(network.inputs) != 1:
+            raise InputError(f"{path} has {len(network.inputs)} inputs; export it for images alone")
+        found = network.inputs[0].partial_shape
+        shape = [size.get_length() if size.is_static else None for size in found]
+        params = choose(path, preprocessing, _of_conversion(network))
+        height, width = input_size(path, shape, params)
+        network.reshape([-1, 3, height, width])
+        compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} is no readable OpenVINO file ({_first_line(error)}); export it again"
+        ) from None
+    return ForeignNetwork(
+        [path, path.with_suffix(".bin")],
+        lambda batch: compiled(batch)[0],
+        (height, width),
+        params,
+        flip=flip,
+    )
+
+
+def _of_metadata(path: Path, session: Any) -> Preprocessing | None:
+    """What this project's export writes into an ONNX file."""
+    entry = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    if entry is None:
+        return None
+    try:
+        return Preprocessing.parse(json.loads(entry), METADATA, str(path))
+    except ValueError:
+        raise InputError(
+            f"{path}: the entry {METADATA} of its metadata is no JSON; export it again"
+        ) from None
+
+
+def _of_conversion(network: Any) -> Preprocessing | None:
+    """What OpenVINO's converter built into a network that takes BGR values 0..255 and turns them itself."""
+    key = ["conversion_parameters", "reverse_input_channels"]
+    if not network.has_rt_info(key) or network.get_rt_info(key).astype(str) != "True":
+        return None
+    return Preprocessing(colour="bgr")
+
+
+def _package(name: str, extra: str, path: Path) -> Any:
+    try:
+        return __import__(name)
+    except ImportError:
+        raise InputError(f"{path} needs the package {name}; pip install 'dgrl[{extra}]'") from None
+
+
+def _unit(outputs: Floats, start: int) -> Floats:
+    """Rows of unit length."""
+    norms = np.linalg.norm(outputs.astype(np.float64), axis=1, keepdims=True)
+    wrong = ~(np.isfinite(norms) & (norms > 0))
+    if wrong.any():
+        raise InputError(
+            f"the embedding of image {start + int(np.argmax(wrong))} has the norm "
+            f"{float(norms[wrong][0])}; check the network and its preprocessing"
+        )
+    return np.asarray(outputs / norms, np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

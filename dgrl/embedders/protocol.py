@@ -1,0 +1,45 @@
+"""What every embedder can do."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dgrl.images import Image
+
+Resolution = Literal["hr", "lr"]
+
+
+class Embedder(Protocol):
+    """A network that is ready to embed images.
+
+    Attributes:
+        name: for tables: the file's name without its suffix.
+        digest: SHA-256 of the file, so that an index or a whitening knows the network that it belongs to.
+        height, width: of the network's input, in pixels.
+        megabytes: size of the file or files.
+        trained_on: ``<dataset>/<person>`` of the persons that it learned from, as far as its file says.
+    """
+
+    name: str
+    digest: str
+    height: int
+    width: int
+    megabytes: float
+    trained_on: frozenset[str]
+
+    def embed(self, images: Sequence[Image], resolution: Resolution) -> npt.NDArray[np.float32]:
+        """Embed images of any size.
+
+        Args:
+            images: uint8 RGB, [H, W, 3] each.
+            resolution: what the images are; a network with one input for both does not tell them apart.
+
+        Returns:
+            [N, D] float32, rows of unit length: their dot products are cosine similarities.
+
+        Raises:
+            InputError: naming the index of the first that is no such array.
+        """
+        ...

@@ -1,0 +1,86 @@
+"""Metrics by factor and by camera pair, and how alike positives and negatives are."""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, rank
+
+PAIRS = 30  # camera pairs at most
+BINS = 80  # of the histogram
+COLUMNS = ["rank1", "rank5", "rank10", "mAP"]
+_CHUNK = 256  # queries at once
+
+Names = npt.NDArray[np.object_]
+
+
+def by_factor(ranking: Ranking, factors: npt.NDArray[np.integer]) -> pd.DataFrame:
+    """Rows by factor: the number of valid queries and, in percent, ``COLUMNS``.
+
+    Args:
+        ranking: of Q queries.
+        factors: the down-sampling factor of each [Q].
+    """
+    rows = {}
+    for factor in sorted(set(factors[ranking.valid].tolist())):
+        rows[f"x{factor}" if factor > 1 else "as it is"] = ranking.select(factors == factor).metrics()
+    return pd.DataFrame.from_dict(rows, "index")[["queries", *COLUMNS]]
+
+
+def by_camera_pair(
+    query: Embeddings, gallery: Embeddings, query_cameras: Names, gallery_cameras: Names
+) -> tuple[pd.DataFrame, int]:
+    """Each query camera against the gallery of each other camera alone.
+
+    Args:
+        query: Q embeddings.
+        gallery: G embeddings.
+        query_cameras: their names [Q].
+        gallery_cameras: likewise [G].
+
+    Returns:
+        Rows ``query camera to gallery camera`` of the ``PAIRS`` pairs with the most valid queries: the number
+        of these, of gallery images, and ``COLUMNS`` in percent; and the number of all pairs.
+    """
+    pairs = []
+    for left in sorted(set(query_cameras)):
+        for right in sorted(set(gallery_cameras) - {left}):
+            rows, columns = query_cameras == left, gallery_cameras == right
+            persons = set(gallery.person_ids[columns]) - {DISTRACTOR}
+            if count := int(np.isin(query.person_ids[rows], list(persons)).sum()):
+                pairs.append((-count, f"{left} to {right}", rows, columns))
+    pairs.sort(key=lambda pair: pair[0])
+    found = {}
+    for _, name, rows, columns in pairs[:PAIRS]:
+        metrics = rank(_select(query, rows), _select(gallery, columns)).metrics()
+        found[name] = {"queries": metrics["queries"], "gallery": int(columns.sum()), **metrics}
+    return pd.DataFrame.from_dict(found, "index")[["queries", "gallery", *COLUMNS]], len(pairs)
+
+
+def similarities(query: Embeddings, gallery: Embeddings) -> pd.DataFrame:
+    """Histogram of cosine similarities, over the range that occurs.
+
+    Returns:
+        Columns ``similarity`` (the lower edge of a bin), ``positives`` (the query's person by another camera)
+        and ``negatives`` (anybody else), in percent of each.
+    """
+    edges = np.linspace(-1, 1, BINS + 1)
+    counts = np.zeros((2, BINS), np.int64)
+    for start in range(0, len(query.features), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        values = np.clip(query.features[rows] @ gallery.features.T, -1, 1)
+        same = query.person_ids[rows, None] == gallery.person_ids
+        other = query.camera_ids[rows, None] != gallery.camera_ids
+        counts[0] += np.histogram(values[same & other], edges)[0]
+        counts[1] += np.histogram(values[~same], edges)[0]
+    used = np.flatnonzero(counts.any(axis=0))
+    kept = slice(max(used[0] - 1, 0), used[-1] + 2)  # an empty bin at each end
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    columns = {"similarity": edges[:-1], "positives": shares[0], "negatives": shares[1]}
+    return pd.DataFrame(columns)[kept]
+
+
+def _select(embeddings: Embeddings, chosen: npt.NDArray[np.bool_]) -> Embeddings:
+    return Embeddings(
+        embeddings.features[chosen], embeddings.person_ids[chosen], embeddings.camera_ids[chosen]
+    )

@@ -1,0 +1,1 @@
+"""Search by image: an index of embeddings, and what is known of each image."""

@@ -1,0 +1,241 @@
+"""The index: one embedding per image, and what is known of the image, searched by cosine similarity.
+
+An index is a folder of ``vectors.npy`` ([N, D] float32), ``rows.parquet`` (N rows of ``COLUMNS``),
+``index.json`` (the kind, and the model by its digest) and, unless it is exact, ``faiss.index``.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgrl.config import Section
+from dgrl.errors import InputError
+from dgrl.files import atomic_folder, locked
+
+Kind = Literal["exact", "hnsw", "ivf"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+COLUMNS = ("image_path", "person_id", "camera_id", "image_sha256", "resolution")
+SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=name in ("person_id", "camera_id")) for name in COLUMNS]
+)
+LINKS, EF_CONSTRUCTION, EF_SEARCH = 32, 80, 128  # of HNSW: at a million vectors recall is over 0.95
+ROWS_PER_LIST, PROBED = 39, 8  # of IVF: the fewest for faiss' k-means; one list of so many is searched
+
+
+class _Description(Section):
+    """``index.json``."""
+
+    model: str
+    digest: str
+    kind: Kind
+    rows: int
+    dimension: int
+
+
+class Matches(NamedTuple):
+    """The images nearest to a query, nearest first; fewer than asked for where there are not so many.
+
+    Args:
+        rows: [K] row numbers of the index.
+        similarity: [K] cosine similarities.
+    """
+
+    rows: npt.NDArray[np.int64]
+    similarity: Vectors
+
+
+@dataclass
+class Index:
+    """Embeddings of one model.
+
+    Args:
+        model: how to load it again: its file.
+        digest: its digest: embeddings of another are refused.
+        kind: exact; hnsw (a graph: fast, and nearly exact); ivf (inverted lists: in between).
+        rows: N rows of ``COLUMNS``; an image_path occurs once; person_id and camera_id may be missing.
+        vectors: [N, D], of unit length.
+    """
+
+    model: str
+    digest: str
+    kind: Kind
+    rows: pd.DataFrame
+    vectors: Vectors
+    _faiss: Any = None  # built when needed, dropped when a row goes
+
+    @classmethod
+    def empty(cls, model: str, digest: str, kind: Kind = "exact") -> Self:
+        """An index without images."""
+        return cls(
+            model, digest, kind, pd.DataFrame(columns=list(COLUMNS), dtype=str), np.empty((0, 0), "f4")
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open an index; its vectors stay on disk until they are read.
+
+        Raises:
+            InputError: if the folder is missing, damaged or no index.
+        """
+        file = folder / "index.json"
+        if not file.exists():
+            raise InputError(f"{folder} is no index (it has no index.json); dgrl index makes one")
+        try:
+            described = _Description.parse(json.loads(file.read_text()), "", str(file))
+            rows = pq.read_table(folder / "rows.parquet", schema=SCHEMA).to_pandas()
+            vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+            index = (
+                _import_faiss().read_index(str(folder / "faiss.index")) if described.kind != "exact" else None
+            )
+        except (OSError, ValueError, EOFError, RuntimeError, pa.ArrowException) as error:
+            problem = " ".join(str(error).split())[:150]
+            raise InputError(f"{folder} is a damaged index ({problem}); delete it and index again") from None
+        size = (described.rows, described.dimension)
+        if vectors.shape != size or vectors.dtype != np.float32 or len(rows) != size[0]:
+            raise InputError(
+                f"{folder} is a damaged index (its files differ in size); delete it and index again"
+            )
+        return cls(described.model, described.digest, described.kind, rows, vectors, index)
+
+    def save(self, folder: Path) -> None:
+        """Write the index, whole or not at all."""
+        with atomic_folder(folder) as building:
+            np.save(building / "vectors.npy", self.vectors)
+            pq.write_table(
+                pa.Table.from_pandas(self.rows, SCHEMA, preserve_index=False), building / "rows.parquet"
+            )
+            if self.kind != "exact":
+                _import_faiss().write_index(self._built(), str(building / "faiss.index"))
+            size = {"rows": len(self.rows), "dimension": self.vectors.shape[1]}
+            described = {"model": self.model, "digest": self.digest, "kind": self.kind, **size}
+            (building / "index.json").write_text(json.dumps(described, indent=1) + "\n")
+
+    def require(self, model: str, digest: str) -> None:
+        """Refuse another model.
+
+        Raises:
+            InputError: if the digest is not that of the index's model.
+        """
+        if digest != self.digest:
+            raise InputError(
+                f"the index is of the model {self.model} ({self.digest[:12]}), not of {model} "
+                f"({digest[:12]}); use that model, or make another index"
+            )
+
+    def put(self, rows: pd.DataFrame, vectors: Vectors) -> None:
+        """Add images; one whose image_path is there already takes the place of the old one.
+
+        Args:
+            rows: M rows of ``COLUMNS``.
+            vectors: [M, D], of unit length, of this index's model.
+
+        Raises:
+            InputError: if a path occurs twice, or a vector has another length or is not finite.
+        """
+        if (twice := rows.image_path[rows.image_path.duplicated()]).size:
+            raise InputError(f"{twice.iloc[0]} is given twice; give each image once")
+        if len(self.rows) and vectors.shape[1] != self.vectors.shape[1]:
+            raise InputError(
+                f"embeddings of {vectors.shape[1]} values for an index of {self.vectors.shape[1]}"
+            )
+        if not np.isfinite(vectors).all():
+            raise InputError("an embedding has values that are not finite; check the model's weights")
+        self.remove(self.rows.image_path.isin(rows.image_path).to_numpy(bool))
+        if not len(self.rows):
+            self.rows, self.vectors = rows.reset_index(drop=True), np.ascontiguousarray(vectors, np.float32)
+            return
+        self.rows = pd.concat([self.rows, rows], ignore_index=True)
+        self.vectors = np.concatenate([self.vectors, vectors])
+        if self.kind == "hnsw" and self._faiss is not None:
+            self._faiss.add(vectors)
+        else:
+            self._faiss = None
+
+    def remove(self, gone: Mask) -> None:
+        """Remove the rows of ``gone`` [N] bool: nothing of them stays in the index."""
+        if gone.any():
+            self.rows, self.vectors = self.rows[~gone].reset_index(drop=True), self.vectors[~gone]
+            self._faiss = None
+
+    def convert(self, kind: Kind) -> None:
+        """Make it an index of another kind, of the same images."""
+        if kind != self.kind:
+            self.kind, self._faiss = kind, None
+
+    def search(self, queries: Vectors, top: int) -> list[Matches]:
+        """The nearest images of each query.
+
+        Args:
+            queries: [Q, D], of unit length, of this index's model.
+            top: how many to find.
+
+        Raises:
+            InputError: if the queries have another length.
+        """
+        if not len(self.rows) or not len(queries):
+            return [Matches(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
+        if queries.shape[1] != self.vectors.shape[1]:
+            raise InputError(f"queries of {queries.shape[1]} values for an index of {self.vectors.shape[1]}")
+        top = min(top, len(self.rows))
+        if self.kind == "exact":
+            faiss = _import_faiss()
+            product = faiss.METRIC_INNER_PRODUCT
+            similarity, rows = faiss.knn(np.ascontiguousarray(queries), self.vectors, top, metric=product)
+        else:
+            similarity, rows = self._built().search(queries, top)
+        return [
+            Matches(found[found >= 0], values[found >= 0])  # -1: no more in the lists that were searched
+            for found, values in zip(rows, similarity, strict=True)
+        ]
+
+    def _built(self) -> Any:
+        if self._faiss is None:
+            self._faiss = _build(self.kind, self.vectors)
+        return self._faiss
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Keep other processes from changing the index in the meantime; they wait."""
+    with locked(folder.with_name(f".{folder.name}.change"), f"waiting for another change of {folder}"):
+        yield
+
+
+def _build(kind: Kind, vectors: Vectors) -> Any:
+    faiss = _import_faiss()
+    count, dimension = vectors.shape
+    product = faiss.METRIC_INNER_PRODUCT
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dimension, LINKS, product)
+        index.hnsw.efConstruction, index.hnsw.efSearch = EF_CONSTRUCTION, EF_SEARCH
+    else:
+        lists = max(1, min(int(4 * count**0.5), count // ROWS_PER_LIST))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, product)
+        index.nprobe = -(-lists // PROBED)
+        index.train(vectors)
+    index.add(vectors)
+    return index
+
+
+def _import_faiss() -> Any:
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it says what it tries
+    try:
+        import faiss
+    except ImportError:
+        raise InputError(
+            "searching needs faiss, which is not installed; pip install 'dgrl[search]'"
+        ) from None
+    return faiss

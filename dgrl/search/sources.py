@@ -1,0 +1,110 @@
+"""The images to embed: files, folders of files, and image tables."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import regex
+
+from dgrl.embedders.embedder import image_files
+from dgrl.errors import InputError
+from dgrl.images import Image, decode
+from dgrl.tables import JUNK, read_rows
+
+IN_TABLE = "#"  # between a table's folder and an image_id
+MATCH_SECONDS = 2  # for one name: some patterns take years
+GROUPS = ("person_id", "camera_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image, still encoded, and what its name or its table says.
+
+    Args:
+        image_path: the file's absolute path, or ``<folder of the table>#<image_id>``.
+        person_id: None if not known.
+        camera_id: likewise.
+        data: the encoded image.
+    """
+
+    image_path: str
+    person_id: str | None
+    camera_id: str | None
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of the encoded image."""
+        return sha256(self.data).hexdigest()
+
+    def pixels(self) -> Image:
+        """Decode the image."""
+        return decode(self.data, self.image_path)
+
+
+def sources(paths: Iterable[Path], pattern: str | None = None) -> Iterator[Source]:
+    """The images of files and folders, one in memory at a time.
+
+    Args:
+        paths: image files; folders of such, searched below too; image tables (``dgrl.tables``).
+        pattern: a regular expression for a file's whole path below its folder (a single file's name), with
+            groups ``person_id`` and ``camera_id``, or one of them. A file that it does not match has neither.
+
+    Raises:
+        InputError: if a path does not exist, or holds no image, or the pattern is none.
+    """
+    expression = _compile(pattern) if pattern else None
+    for path in paths:
+        if path.is_dir() and any(path.glob("part-*.parquet")):
+            for row in read_rows(path):
+                if row.subset != JUNK:
+                    name = f"{path.resolve()}{IN_TABLE}{row.image_id}"
+                    yield Source(name, row.person_id, row.camera_id, row.data)
+            continue
+        for file in image_files(path) if path.is_dir() else [path]:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            person_id, camera_id = _ids(expression, name)
+            try:
+                yield Source(str(file.resolve()), person_id, camera_id, file.read_bytes())
+            except OSError as error:
+                raise InputError(
+                    f"{file} cannot be read ({error.strerror}); give an image or a folder"
+                ) from None
+
+
+def read_images(image_paths: Iterable[str]) -> dict[str, bytes]:
+    """The encoded images of ``Source.image_path``; those that are gone are left out."""
+    found, wanted = {}, defaultdict(set)
+    for image_path in image_paths:
+        folder, separator, image_id = image_path.rpartition(IN_TABLE)
+        if Path(image_path).is_file():
+            found[image_path] = Path(image_path).read_bytes()
+        elif separator and Path(folder).is_dir():
+            wanted[folder].add(image_id)
+    for folder, ids in wanted.items():
+        rows = read_rows(Path(folder))
+        found |= {f"{folder}{IN_TABLE}{row.image_id}": row.data for row in rows if row.image_id in ids}
+    return found
+
+
+def _compile(pattern: str) -> regex.Pattern[str]:
+    try:
+        expression = regex.compile(pattern)
+    except regex.error as error:
+        raise InputError(f"the pattern {pattern!r} is no regular expression ({error}); correct it") from None
+    if not set(GROUPS) & set(expression.groupindex):
+        raise InputError(f"the pattern {pattern!r} has no group (?P<person_id>...) or (?P<camera_id>...)")
+    return expression
+
+
+def _ids(expression: regex.Pattern[str] | None, name: str) -> tuple[str | None, str | None]:
+    try:
+        match = expression.fullmatch(name, timeout=MATCH_SECONDS) if expression else None
+    except TimeoutError:
+        raise InputError(
+            f"the pattern takes more than {MATCH_SECONDS} s for {name}; make it simpler"
+        ) from None
+    person_id, camera_id = (match.groupdict().get(group) if match else None for group in GROUPS)
+    return person_id, camera_id

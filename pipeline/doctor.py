@@ -1,0 +1,89 @@
+"""What this machine and this environment have, and how to get what is missing."""
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from dgrl.datasets.catalog import KINDS
+from dgrl.parallel.processes import usable_cores
+from pipeline.paths import dropped
+
+NEEDED = ("torch", "torchvision", "basicsr-fixed", "dvc", "dvclive", "opencv-python", "pyarrow", "pandas")
+EXTRAS = {"ray": "split on a cluster"}  # the package of each extra, and what it is for
+LITTLE_DISK = 5  # GB
+
+
+def doctor() -> tuple[list[str], list[str]]:
+    """Lines that say what there is, and lines that say what is missing and how to get it."""
+    missing: list[str] = []
+    lines = [f"dgrl {version('dgrl')}, Python {platform.python_version()}, {platform.platform()}"]
+    lines.append(", ".join(f"{name} {_version(name) or 'missing'}" for name in NEEDED))
+    missing += [f"{name}: pip install {name}" for name in NEEDED if not _version(name)]
+    lines += _devices() if _version("torch") else []
+    lines += _disk(missing)
+    missing += [
+        f"optional: {name}, to {use}: pip install 'dgrl[{name}]'"
+        for name, use in EXTRAS.items()
+        if not _version(name)
+    ]
+    missing += _archives()
+    if shutil.which("git") is None:
+        missing.append("git: experiments (dvc exp, dgrl ablate) want it; install your system's package git")
+    return lines, missing
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[str]:
+    import torch
+
+    from dgrl.parallel.device import default_device, free_memory
+
+    cpu = torch.device("cpu")
+    fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    yield f"CPU: {usable_cores()} cores, {free_memory(cpu) / 1e9:.1f} GB free, bf16 {_yes(fast)}"
+    if default_device() == cpu:
+        yield "GPU: none that torch can use; all runs on the CPU"
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        name = torch.cuda.get_device_name(index)
+        yield f"GPU {index}: {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, bf16 {_yes(fast)}"
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no (float32 is used)"
+
+
+def _disk(missing: list[str]) -> Iterator[str]:
+    free = shutil.disk_usage(".").free / 1e9
+    yield f"disk: {free:.1f} GB free here"
+    if free < LITTLE_DISK:
+        missing.append(f"disk: {free:.1f} GB is little; CUHK03 and Market-1501 want {LITTLE_DISK} GB")
+    if not Path(".dvc").is_dir():
+        missing.append("a project here: dgrl init NAME --from-folder DIR, in an empty folder")
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "doctor"], capture_output=True, text=True, check=False
+    )
+    told = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
+    yield f"DVC's cache can be linked by: {told.get('Cache types', 'unknown').strip()}"
+
+
+def _archives() -> list[str]:
+    """The benchmarks whose archives are not in the drop folder."""
+    return [
+        f"optional: {kind.remote.name}, {'fetched when asked for' if kind.remote.mirrors else 'ask for it'}, "
+        f"{kind.remote.page}, put into data/drop/ or named by source.{name}.archive"
+        for name, kind in KINDS.items()
+        if kind.remote and not dropped(name)
+    ]

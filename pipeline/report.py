@@ -1,0 +1,339 @@
+"""The report of stage evaluate: what it shows, gathered from the stages' files."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+
+from dgrl.evaluation.params import EvaluateParams
+from dgrl.evaluation.ranking import Embeddings, Ranking, nearest
+from dgrl.files import sha256
+from dgrl.image_bank import ImageBank
+from dgrl.images import Image
+from dgrl.model.network import DGRL, Stream
+from dgrl.report.activation import activation_maps, overlay
+from dgrl.report.breakdown import by_camera_pair, by_factor, similarities
+from dgrl.report.choose import choose_examples
+from dgrl.report.plots import Plot, Series, plot
+from dgrl.report.render import Example, Match, Report, label, render
+from dgrl.report.restoration import Panel, restoration
+from dgrl.report.sheets import write_sheets
+from dgrl.tables import read_keys, read_rows, shards
+from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics
+from pipeline.params import as_scalar
+from pipeline.paths import Paths
+
+MATCHES = 10  # of a query
+HEADLINE = ["rank1", "rank5", "rank10", "mAP", "mINP"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the stage computed: query and gallery, their ranking, and that of random weights if wanted."""
+
+    query_bank: ImageBank
+    gallery_bank: ImageBank
+    query: Embeddings
+    gallery: Embeddings
+    ranking: Ranking
+    untrained: Ranking | None
+    metrics: Mapping[str, float]
+
+
+def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, params: EvaluateParams) -> None:
+    """Write ``report.html`` and ``ranked/*.png`` into ``folder``."""
+    options = _options(paths, params)
+    chosen = choose_examples(found.ranking, params.examples, params.seed)
+    rows = [row for group in chosen.values() for row in group]
+    images = _images(paths, found, rows)
+    examples = _examples(found, rows, images, model)
+    write_sheets(folder / "ranked", examples)
+    ids = found.query_bank.keys.image_id.tolist()
+    tables = _tables(found)
+    report = Report(
+        title=f"DGRL on {DATASET_TITLES.get(paths.dataset, paths.dataset)}",
+        summary=_summary(found, paths),
+        headline=_headline(found.metrics, paths.dataset),
+        notes=_notes(paths.dataset, options),
+        tables=tables,
+        plots=_plots(found, paths),
+        examples={
+            f"{group.capitalize()} queries": [examples[ids[row]] for row in group_rows]
+            for group, group_rows in chosen.items()
+            if group_rows
+        },
+        restorations=_restorations(found, rows, images, options["sr.method"]),
+        metrics={name: float(f"{value:.6g}") for name, value in found.metrics.items()},
+        options=options,
+        origin=_origin(paths),
+    )
+    (folder / "report.html").write_text(render(report), encoding="utf-8")
+
+
+def _summary(found: Evaluation, paths: Paths) -> str:
+    query, gallery = found.query_bank.keys, found.gallery_bank.keys
+    left_out = len(json.loads(paths.split.read_text())["left_out_queries"])
+    text = (
+        f"{len(query):,} super-resolved queries of {query.person_id.nunique():,} persons by camera "
+        f"{', '.join(_few(query.camera_id))} against {len(gallery):,} high-resolution gallery images by "
+        f"{', '.join(_few(gallery.camera_id))}."
+    )
+    if left_out:
+        text += f" {left_out:,} queries are left out, as their persons have no gallery image."
+    return text
+
+
+def _few(names: "pd.Series[str]", most: int = 6) -> list[str]:
+    found = sorted(set(names))
+    return found if len(found) <= most else [*found[:most], f"{len(found) - most} more"]
+
+
+def _headline(metrics: Mapping[str, float], dataset: str) -> pd.DataFrame:
+    """A row for each way to rank, and the paper's; factors have a table of their own."""
+    rows = {}
+    for way in [name.removesuffix("rank1").rstrip(".") for name in metrics if name.endswith("rank1")]:
+        if not way.startswith("factor"):
+            whole = way.removesuffix("multi_shot").rstrip(".")  # whose mAP and mINP are those of both
+            prefixes = [way] * 3 + [whole] * 2
+            names = [f"{prefix}.{name}" for prefix, name in zip(prefixes, HEADLINE, strict=True)]
+            words = ", ".join(map(label, filter(None, way.split("."))))
+            rows[words or "single-shot"] = [metrics.get(name.lstrip("."), np.nan) for name in names]
+    if paper := _paper(dataset):
+        rows["DGRL (paper)"] = [*paper, np.nan, np.nan]
+    return pd.DataFrame.from_dict(rows, "index", columns=HEADLINE)
+
+
+def _paper(dataset: str) -> Metrics | None:
+    """The paper's Rank-1, Rank-5 and Rank-10 of DGRL."""
+    rows = {row.label: row.paper for row in TABLES["I"].rows}
+    return rows["DGRL (paper)"].get(dataset)
+
+
+def _notes(dataset: str, options: Mapping[str, Any]) -> list[str]:
+    notes = [
+        "Percent. Rank-k is single-shot, expected over all galleries of one image per person, unless the row "
+        "says multi-shot. mAP and mINP rank the whole gallery."
+    ]
+    if _paper(dataset) and options["mlr.evaluate_on"] != "test":
+        notes.append("These are held-out training persons; the paper's metrics are of its test persons.")
+    return notes
+
+
+def _tables(found: Evaluation) -> dict[str, pd.DataFrame]:
+    queries, gallery = found.query_bank.keys, found.gallery_bank.keys
+    factors = by_factor(found.ranking, queries.factor.to_numpy())
+    cameras = queries.camera_id.to_numpy(object), gallery.camera_id.to_numpy(object)
+    pairs, count = by_camera_pair(found.query, found.gallery, *cameras)
+    shown = f", the {len(pairs)} with the most queries of {count}" if count > len(pairs) else ""
+    return {"By down-sampling factor": factors, f"By camera pair{shown}": pairs}
+
+
+def _plots(found: Evaluation, paths: Paths) -> list[Plot]:
+    plots = [_cmc_plot(found, paths.dataset), _histogram(found), _training_plot(paths), _rcan_plot(paths)]
+    return [each for each in plots if each]
+
+
+def _cmc_plot(found: Evaluation, dataset: str) -> Plot:
+    ranking = found.ranking
+    curves = {"single-shot": ranking.single_shot_cmc, "multi-shot": ranking.cmc}
+    if found.untrained:
+        curves["untrained, single-shot"] = found.untrained.single_shot_cmc
+    ranks = list(range(1, len(ranking.single_shot_cmc) + 1))
+    series = [Series(name, ranks, curve.tolist()) for name, curve in curves.items()]
+    if paper := _paper(dataset):
+        series.append(Series("paper, single-shot", [1, 5, 10], list(paper), "points"))
+    ends = "; ".join(f"{name} from {curve[0]:.1f} to {curve[-1]:.1f} %" for name, curve in curves.items())
+    alt = f"Curves over ranks 1 to {len(ranks)}: {ends}."
+    title = "Cumulative matching characteristic (CMC)"
+    return plot("cmc", title, alt, series, "rank", "queries found, %", limits=(0, 101))
+
+
+def _histogram(found: Evaluation) -> Plot:
+    bins = similarities(found.query, found.gallery)
+    edges = bins.similarity.tolist()
+    series = [Series(name, edges, bins[name].tolist(), "steps") for name in ("positives", "negatives")]
+    means = [np.average(bins.similarity, weights=bins[each.label]) for each in series]
+    alt = (
+        f"Two histograms of cosine similarity. Positives, images of the query's person, have the mean "
+        f"{means[0]:.2f}; negatives, images of others, {means[1]:.2f}."
+    )
+    title = "Similarity of right and wrong images"
+    return plot("similarities", title, alt, series, "cosine similarity", "share of the pairs, %")
+
+
+def _training_plot(paths: Paths) -> Plot | None:
+    """The loss terms over the optimizer steps."""
+    series = []
+    for file in sorted(paths.losses.glob("*.tsv")):
+        table = pd.read_csv(file, sep="\t")
+        series.append(Series(file.stem, table.step.tolist(), table[file.stem].tolist()))
+    if not series:
+        return None
+    ends = ", ".join(f"{each.label} from {each.y[0]:.2f} to {each.y[-1]:.2f}" for each in series)
+    return plot("losses", "Training", f"Losses: {ends}.", series, "optimizer step", "loss, weighted")
+
+
+def _rcan_plot(paths: Paths) -> Plot | None:
+    """The L1 loss of each RCAN that was trained."""
+    series = []
+    for scale in paths.rcan_scales():
+        table = pd.read_csv(paths.rcan(scale) / "loss.csv")
+        if len(table):
+            series.append(Series(f"RCAN x{scale}", table.iteration.tolist(), table.loss.tolist()))
+    if not series:
+        return None
+    ends = ", ".join(f"{each.label} from {each.y[0]:.3f} to {each.y[-1]:.3f}" for each in series)
+    return plot("rcan", "RCAN training", f"L1 loss: {ends}.", series, "iteration", "L1")
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Decoded images by image_id; originals are those that queries were made from."""
+
+    captured: Mapping[str, Image]
+    fed: Mapping[str, Image]
+    gallery: Mapping[str, Image]
+    originals: Mapping[str, Image]
+    found: list[list[int]]  # rows of the gallery for each query that is shown
+
+
+def _images(paths: Paths, found: Evaluation, rows: list[int]) -> _Images:
+    matches = _matches(found.query, found.gallery, rows)
+    ids = set(found.query_bank.keys.image_id[rows])
+    made = set(found.query_bank.keys.image_id[rows][found.query_bank.keys.factor[rows] > 1])
+    shown = set(found.gallery_bank.keys.image_id[[row for each in matches for row in each]])
+    return _Images(
+        captured=_decode(paths.mlr("query"), ids),
+        fed=_decode(paths.sr("query"), ids),
+        gallery=_decode(paths.mlr("gallery"), shown),
+        originals=_decode(paths.images, made),
+        found=matches,
+    )
+
+
+def _matches(query: Embeddings, gallery: Embeddings, rows: list[int]) -> list[list[int]]:
+    """The nearest rows of the gallery for each query, and the nearest right one if it is none of these."""
+    picked = Embeddings(query.features[rows], query.person_ids[rows], query.camera_ids[rows])
+    matches = [each.tolist() for each in nearest(picked, gallery, count=MATCHES)] if rows else []
+    for row, found in zip(rows, matches, strict=True):
+        same = gallery.person_ids == query.person_ids[row]
+        if not same[found].any():
+            right = np.flatnonzero(same & (gallery.camera_ids != query.camera_ids[row]))
+            found.append(int(right[np.argmax(gallery.features[right] @ query.features[row])]))
+    return matches
+
+
+def _decode(table: Path, ids: set[str]) -> dict[str, Image]:
+    """Images by image_id; shards that hold none of them are not read."""
+    wanted = (shard for shard in shards(table) if not ids.isdisjoint(read_keys(shard).image_id))
+    return {row.image_id: row.pixels() for shard in wanted for row in read_rows(shard) if row.image_id in ids}
+
+
+def _examples(found: Evaluation, rows: list[int], images: _Images, model: DGRL) -> dict[str, Example]:
+    """Queries with their nearest gallery images, by the queries' image_id."""
+    queries, gallery = found.query_bank.keys, found.gallery_bank.keys
+    query_maps = _maps(model, found.query_bank, set(rows), "sr")
+    maps = _maps(model, found.gallery_bank, {row for each in images.found for row in each}, "hr")
+    examples = {}
+    for row, columns in zip(rows, images.found, strict=True):
+        shown, best_rank = queries.iloc[row], int(found.ranking.best_rank[row])
+        matches = [
+            Match(
+                rank if rank <= MATCHES else best_rank,
+                image := images.gallery[gallery.image_id[column]],
+                f"{gallery.person_id[column]}, {gallery.camera_id[column]}",
+                bool(found.gallery.person_ids[column] == found.query.person_ids[row]),
+                float(found.gallery.features[column] @ found.query.features[row]),
+                overlay(image, maps[column]),
+            )
+            for rank, column in enumerate(columns, 1)
+        ]
+        captured, fed = images.captured[shown.image_id], images.fed[shown.image_id]
+        activation = overlay(fed, query_maps[row])
+        examples[shown.image_id] = Example(captured, fed, _caption(shown), matches, best_rank, activation)
+    return examples
+
+
+def _maps(model: DGRL, bank: ImageBank, rows: set[int], stream: Stream) -> dict[int, Any]:
+    """Activation maps by row of a bank."""
+    ordered = sorted(rows)
+    if not ordered:
+        return {}
+    maps = activation_maps(model, bank.images[torch.tensor(ordered)], stream)
+    return dict(zip(ordered, maps, strict=True))
+
+
+def _restorations(
+    found: Evaluation, rows: list[int], images: _Images, method: str
+) -> list[tuple[str, list[Panel]]]:
+    """Of the queries that were made from an HR image."""
+    shown = []
+    for row in rows:
+        keys = found.query_bank.keys.iloc[row]
+        if keys.image_id in images.originals:
+            each = images.captured[keys.image_id], images.fed[keys.image_id], images.originals[keys.image_id]
+            shown.append((_caption(keys), restoration(*each, int(keys.factor), method)))
+    return shown
+
+
+def _caption(keys: "pd.Series[Any]") -> str:
+    return f"{keys.person_id}, {keys.camera_id}, factor {keys.factor}"
+
+
+def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
+    """Every option of every stage, as the files that it wrote say it."""
+    split, sr, trained = (
+        json.loads(path.read_text()) for path in (paths.split, paths.sr_options, paths.config)
+    )
+    sections = {"mlr": split["options"], "sr": sr}
+    sections |= {f"rcan.x{scale}": _rcan(paths, scale) for scale in paths.rcan_scales()}
+    sections |= {name: value for name, value in trained.items() if isinstance(value, dict)}
+    sections["evaluate"] = params.model_dump()
+    named = ((name, key, value) for name, section in sections.items() for key, value in section.items())
+    return {f"{name}.{key}": as_scalar(value) for name, key, value in named}
+
+
+def _rcan(paths: Paths, scale: int) -> dict[str, Any]:
+    """The architecture and PSNR of an RCAN, or why there is none."""
+    with safe_open(paths.rcan(scale) / "rcan.safetensors", "np") as file:
+        header = file.metadata() or {}
+    architecture = json.loads(header["architecture"]) if "architecture" in header else header
+    metrics = json.loads((paths.rcan(scale) / "metrics.json").read_text())
+    return {**architecture, **{name: float(f"{value:.6g}") for name, value in metrics.items()}}
+
+
+def _origin(paths: Paths) -> dict[str, str]:
+    """Commit, versions and digests: what this page comes from."""
+    split, trained = json.loads(paths.split.read_text()), json.loads(paths.config.read_text())
+    packages = ("torch", "torchvision", "numpy", "opencv-python", "basicsr-fixed")
+    return {
+        "commit": _commit() or "no git repository",
+        "Python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "SHA-256 of the network": sha256(paths.model),
+        "SHA-256 of the weights it started from": trained.get("weights_sha256") or "random weights",
+        **{f"digest of {table}": digest for table, digest in split["digests"].items()},
+    }
+
+
+def _commit() -> str | None:
+    """The commit, and whether the code has been edited since; None outside of git."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        edited = _git("status", "--porcelain", "--", "dgrl", "pipeline")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + (", edited since" if edited else "")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()

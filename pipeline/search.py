@@ -1,0 +1,249 @@
+"""The commands that use a network: embed, index and search images."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dgrl.errors import InputError
+from dgrl.files import atomic_file
+
+if TYPE_CHECKING:  # they import pandas and torch, which takes seconds
+    from dgrl.embedders.embedder import Embedder
+    from dgrl.evaluation.calibration import Calibration
+    from dgrl.search.index import Index, Vectors
+    from dgrl.search.sheet import Answer
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", help="model.safetensors of a run, .onnx, or OpenVINO's .xml; or FILE@PREPROCESSING."
+    ),
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(help="Regular expression of a file's path below its folder: (?P<person_id>..), camera_id."),
+]
+LrBelowOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Shorter images are low-resolution, pixels; default half of the network's input.",
+        min=0,
+    ),
+]
+RcanOption = Annotated[
+    Path | None,
+    typer.Option(help="data/<dataset>/rcan: restore them by RCAN, not bicubic interpolation."),
+]
+KindName = Literal["exact", "hnsw", "ivf"]
+
+FMR = 1e-3  # the nearest that there is a threshold for
+
+logger = logging.getLogger(__name__)
+
+
+def embed(
+    paths: Annotated[list[Path], typer.Argument(help="Images, folders of images, or image tables.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    pattern: PatternOption = None,
+    lr_below: LrBelowOption = None,
+    rcan: RcanOption = None,
+) -> None:
+    """Embed images: one row per image, with a column `embedding` of unit length."""
+    from dgrl.search.embeddings import embed_sources, joined, write_embeddings
+    from dgrl.search.sources import sources
+
+    embedder = _load(model, lr_below, rcan)
+    rows, vectors = joined(embed_sources(embedder, sources(paths, pattern)))
+    write_embeddings(out, rows, vectors, embedder.network.name, embedder.network.digest)
+    logger.info("%s: %d embeddings; %s", out, len(rows), embedder.describe(list(rows.resolution)))
+
+
+def index(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, or an image table.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="The index: a folder, made or brought up to date.")],
+    kind: Annotated[
+        KindName | None,
+        typer.Option(help="exact; hnsw: fast, nearly exact; ivf: in between. Default: as it is, or exact."),
+    ] = None,
+    pattern: PatternOption = None,
+    lr_below: LrBelowOption = None,
+    rcan: RcanOption = None,
+) -> None:
+    """Bring an index up to date with DIR: new and changed images are embedded, those that are gone removed.
+
+    An index may hold several folders: run it once for each.
+    """
+    from dgrl.search.embeddings import update
+    from dgrl.search.index import Index, changing
+
+    embedder = _load(model, lr_below, rcan)
+    with changing(out):
+        found = Index.load(out) if out.exists() else Index.empty(_whole(model), embedder.network.digest)
+        found.require(model, embedder.network.digest)
+        if kind is not None:
+            found.convert(kind)
+        changes = update(found, folder, embedder, pattern)
+        found.save(out)
+    logger.info(
+        "%s: %d images (%d added, %d changed, %d removed); %s",
+        out, len(found.rows), changes.added, changes.changed, changes.removed,
+        embedder.describe(changes.resolutions),
+    )  # fmt: skip
+
+
+def search(
+    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images, or folders of images.")],
+    index_folder: Annotated[Path, typer.Option("--index", help="A folder that dgrl index wrote.")],
+    top: Annotated[int, typer.Option(help="Images to show of each query.", min=1)] = 10,
+    html: Annotated[Path | None, typer.Option(help="Also write a contact sheet.")] = None,
+    fmr: Annotated[
+        float | None,
+        typer.Option(help="False-match rate of a pair: less similar images are `unknown`. Default 0.001."),
+    ] = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(help="Probability before looking that an image shows the person. Default 1 / images."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The index's model, where its file was moved.")
+    ] = None,
+    lr_below: LrBelowOption = None,
+    rcan: RcanOption = None,
+) -> None:
+    """Find the images of an index that are nearest to each query.
+
+    Where the model has a calibration.json beside it, as the evaluate stage writes it, each says `same person`
+    with a probability, or `unknown`.
+    """
+    from dgrl.embedders.catalog import parse_model
+    from dgrl.search.embeddings import embed_sources, joined
+    from dgrl.search.index import Index
+    from dgrl.search.sheet import render_sheet
+    from dgrl.search.sources import sources
+
+    found = Index.load(index_folder)
+    embedder = _load(model or found.model, lr_below, rcan)
+    found.require(model or found.model, embedder.network.digest)
+    rows, vectors = joined(embed_sources(embedder, sources(queries)))
+    calibration = _calibration(parse_model(model or found.model)[0], embedder.network.digest)
+    if calibration is None and (fmr is not None or prior is not None):
+        raise InputError("--fmr and --prior need a calibration.json beside the model; evaluate writes it")
+    verdict = partial(_verdict, calibration, fmr, 1 / max(2, len(found.rows)) if prior is None else prior)
+    answers = _answers(found, list(rows.image_path), list(rows.resolution), vectors, top, verdict)
+    note = embedder.describe(list(rows.resolution))
+    console = Console(markup=False, highlight=False)
+    for answer in answers:
+        console.print(_table(answer))
+    logger.info(note)
+    if html is not None:
+        page = render_sheet(f"{len(answers)} queries in {index_folder.name}", note, answers)
+        with atomic_file(html) as building:
+            building.write_text(page, encoding="utf-8")
+
+
+def _load(model: str, lr_below: int | None, rcan: Path | None) -> "Embedder":
+    from dgrl.embedders.catalog import parse_model
+    from dgrl.embedders.embedder import Embedder
+
+    path, preprocessing = parse_model(model)
+    return Embedder.load(path, preprocessing, lr_below=lr_below, rcan=rcan)
+
+
+def _whole(model: str) -> str:
+    """FILE or FILE@PREPROCESSING with the file's absolute path, so that the index finds it from anywhere."""
+    return str(Path(model).absolute())
+
+
+def _calibration(model: Path, digest: str) -> "Calibration | None":
+    """The calibration beside a model; None where there is none, or another model's."""
+    from dgrl.evaluation.calibration import Calibration
+
+    path = model.with_name("calibration.json")
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path} is no JSON; run the stage evaluate again") from None
+    if values is None:
+        return None
+    calibration = Calibration.parse(values, "", str(path))
+    if calibration.model == digest:
+        return calibration
+    logger.warning("%s is of another model, so not used; run the stage evaluate again", path)
+    return None
+
+
+def _verdict(calibration: "Calibration | None", fmr: float | None, prior: float, similarity: float) -> str:
+    """``same person 0.93``, or ``unknown``; nothing without a calibration."""
+    if calibration is None:
+        return ""
+    if not 0 < prior < 1:
+        raise InputError(f"--prior {prior} is no probability; give one between 0 and 1")
+    rates = sorted(map(float, calibration.thresholds))
+    chosen = min(rates, key=lambda rate: abs(math.log(rate / FMR))) if fmr is None and rates else fmr
+    if chosen not in rates:
+        allowed = ", ".join(f"{rate:g}" for rate in rates) or "none: its pairs are too few"
+        raise InputError(f"there is no threshold for a false-match rate of {chosen} (there are: {allowed})")
+    if similarity <= calibration.thresholds[f"{chosen:g}"]:
+        return "unknown"
+    return f"same person {float(calibration.probability(similarity, prior)):.2f}"
+
+
+def _answers(
+    found: "Index",
+    image_paths: list[str],
+    resolutions: list[str],
+    vectors: "Vectors",
+    top: int,
+    verdict: Callable[[float], str],
+) -> "list[Answer]":
+    from dgrl.search.sheet import Answer, Match
+    from dgrl.search.sources import read_images
+
+    results = found.search(vectors, top)
+    rows = [found.rows.iloc[matches.rows] for matches in results]
+    images = read_images({*image_paths, *(path for part in rows for path in part.image_path)})
+    answers = []
+    for path, resolution, matches, part in zip(image_paths, resolutions, results, rows, strict=True):
+        shown = []
+        for row, similarity in zip(part.to_dict("records"), matches.similarity.tolist(), strict=True):
+            data, name = images.get(row["image_path"]), _short(row["image_path"])
+            shown.append(Match(name, _caption(row), similarity, verdict(similarity), data))
+        note = "low-resolution" if resolution == "lr" else "high-resolution"
+        if resolution == "hr" and any(match.answer for match in shown):
+            note += ", but low-resolution queries are what the answers are calibrated on"
+        answers.append(Answer(_short(path), note, images[path], shown))
+    return answers
+
+
+def _table(answer: "Answer") -> Table:
+    table = Table(
+        "rank", "similarity", "answer", "image", "who, where", title=f"{answer.name} ({answer.note})"
+    )
+    for column in table.columns:
+        column.overflow = "fold"
+    for rank, match in enumerate(answer.matches, 1):
+        table.add_row(str(rank), f"{match.similarity:.3f}", match.answer, match.name, match.caption)
+    return table
+
+
+def _short(image_path: str) -> str:
+    """Below the working directory a relative path, without what a terminal would obey."""
+    name = image_path.removeprefix(f"{Path.cwd().resolve()}/")
+    return "".join(character if character.isprintable() else "?" for character in name)
+
+
+def _caption(row: Any) -> str:
+    """Person and camera, as far as they are known."""
+    return _short(", ".join(row[name] for name in ("person_id", "camera_id") if isinstance(row[name], str)))

@@ -1,0 +1,44 @@
+"""For all tests: no connection but to this machine; and what the fuzz tests ask of pytest."""
+
+import socket
+import sys
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+OWN = {"localhost"} | {each.address for found in psutil.net_if_addrs().values() for each in found}
+_connections: list[str] = []  # to other machines
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "socket.connect":
+        return
+    connection, address = arguments
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    if connection.type == socket.SOCK_DGRAM:  # sends nothing: Ray asks so for this machine's address
+        return
+    if address[0] not in OWN and not address[0].startswith("127."):
+        _connections.append(str(address))
+        raise ConnectionRefusedError(f"a test connects to {address}, which is not this machine")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def connections() -> Iterator[list[str]]:
+    """The connections to other machines that the test has tried: each is refused, and the test fails."""
+    _connections.clear()
+    yield _connections
+    assert not _connections
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let fixtures see how a test has ended."""
+    report = yield
+    setattr(item, f"rep_{report.when}", report)
+    return report

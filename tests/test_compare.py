@@ -1,0 +1,131 @@
+"""Networks compared under the protocol, beside the tables that the stages write for each trial."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_embedders import channel_means
+
+from dgrl.embedders.adapted import load_whitening
+from dgrl.embedders.catalog import load_embedder
+from dgrl.errors import InputError
+from dgrl.evaluation.evaluate import with_keys
+from dgrl.evaluation.ranking import rank
+from dgrl.model.network import DGRL
+from dgrl.model.params import ModelParams
+from dgrl.random import named_generator
+from dgrl.tables import read_keys, read_rows
+from dgrl.weights.published import save_model
+from pipeline.adapt import adapt
+from pipeline.download import download
+from pipeline.experiments.compare import Result, compare, markdown, write
+from pipeline.params import Params, load_params
+from pipeline.paths import Paths
+from pipeline.split import split
+
+ROOT = Path(__file__).parents[1]
+BASELINES = ROOT.parent / "shared/data/baselines"
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The synthetic set of 60 persons, downloaded into a project of its own."""
+    text = (ROOT / "params.yaml").read_text().replace("persons: 120", "persons: 60")
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(text)
+    channel_means(Path("means.onnx"), ["N", 3, 32, 16])
+    loaded = load_params()
+    download("synthetic", loaded)
+    return loaded
+
+
+def by_the_stages(params: Params, trial: int, flip: bool) -> dict[str, float]:
+    """The metrics of the tables that the split stage writes."""
+    mlr = params.mlr.model_copy(update={"trial": trial})
+    split("synthetic", params.model_copy(update={"mlr": mlr}), workers=1)
+    network = load_embedder(Path("means.onnx"), "rgb", flip=flip)
+    sides = []
+    for table in ("query", "gallery"):
+        path = Paths("synthetic").mlr(table)
+        sides += [network.embed([row.pixels() for row in read_rows(path)], "hr"), read_keys(path)]
+    return rank(*with_keys(*sides)).metrics()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_network_is_measured_as_by_the_stages(params: Params, flip: bool) -> None:
+    [result] = compare(["means.onnx@rgb"], ["synthetic"], params, trials=2, flip=flip)
+    expected = [by_the_stages(params, trial, flip) for trial in (0, 1)]
+    for name in expected[0]:
+        values = [metrics[name] for metrics in expected]
+        assert result.mean[name] == pytest.approx(np.mean(values), abs=1e-6)
+        assert result.std[name] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+
+
+def test_the_tables_say_what_was_measured(params: Params) -> None:
+    results = compare(["means.onnx@rgb"], ["synthetic"], params, trials=2, adapt=True)
+    assert [(result.adapted, result.trials) for result in results] == [(False, 2), (True, 2)]
+    assert len(results[1].shrinkage) == 2
+    text = write(Path("out"), results)
+    assert Path("out/compare.md").read_text() == text == markdown(results)
+    assert [Result(**each) for each in json.loads(Path("out/compare.json").read_text())] == results
+    assert f"{results[1].mean['rank1']:.1f} ± {results[1].std['rank1']:.1f}" in text
+    svg = Path("out/compare.svg").read_bytes()
+    write(Path("out"), results)
+    assert svg == Path("out/compare.svg").read_bytes()
+
+
+def test_a_network_that_knows_the_persons_is_refused(params: Params) -> None:
+    small = ModelParams(backbone="resnet18", weights="none", height=64, width=32, dimension=16, groups=4)
+    split("synthetic", params, workers=1)
+    description = json.loads(Paths("synthetic").split.read_text())
+    tested, trained = description["test_persons"], description["train_persons"]
+    torch.manual_seed(0)
+    network = DGRL(small, 3)
+    save_model(Path("a.safetensors"), network, small, 3, [f"synthetic/{tested[0]}"])
+    with pytest.raises(InputError, match=r"trained on 1 of the 30 persons .* tested on in trial 0"):
+        compare(["a.safetensors"], ["synthetic"], params, trials=1)
+    save_model(Path("b.safetensors"), network, small, 3, [f"synthetic/{person}" for person in trained])
+    assert len(compare(["b.safetensors"], ["synthetic"], params, trials=1)) == 1
+    with pytest.raises(InputError, match=r"trained on 30 of the 30 persons .* adapted with in trial 0"):
+        compare(["b.safetensors"], ["synthetic"], params, trials=1, adapt=True)
+
+
+def test_own_pairs_make_a_whitening(tmp_path: Path) -> None:
+    rng = named_generator("pairs")
+    network = channel_means(tmp_path / "means.onnx", ["N", 3, 32, 16])
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["query", "gallery"])
+        for person in range(100):
+            colour = rng.integers(0, 256, 3)
+            for name, size in ((f"q{person}.png", (16, 8, 3)), (f"g{person}.png", (64, 32, 3))):
+                noise = rng.integers(-20, 20, size)
+                cv2.imwrite(str(tmp_path / name), np.clip(colour + noise, 0, 255).astype(np.uint8))
+            table.writerow([f"q{person}.png", f"g{person}.png"])
+    output = tmp_path / "whitening.safetensors"
+    fitted = adapt(f"{network}@rgb", tmp_path / "pairs.csv", output)
+    again = load_whitening(output, load_embedder(network, "rgb"))
+    np.testing.assert_array_equal(fitted.matrix, again.matrix)
+    assert fitted.pairs == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("query,other\na,b\n", "no column gallery"),
+        ("query,gallery\na\n", "row 1 below the header"),
+        ("query,gallery\na,b,c\n", "row 1 below the header"),
+        ("query,gallery\nnone.png,none.png\n", "none.png: No such file"),
+        ("\0", "no column query"),
+    ],
+)
+def test_a_wrong_table_of_pairs_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+    network = channel_means(tmp_path / "means.onnx", ["N", 3, 32, 16])
+    (tmp_path / "pairs.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        adapt(f"{network}@rgb", tmp_path / "pairs.csv", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()

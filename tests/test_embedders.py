@@ -1,0 +1,157 @@
+"""Networks of every kind behind one protocol, beside the runtime's own numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from dgrl.embedders.catalog import load_embedder, parse_model
+from dgrl.embedders.foreign import METADATA
+from dgrl.errors import InputError
+from dgrl.extractor import Extractor
+from dgrl.image_bank import resize
+from dgrl.model.network import DGRL
+from dgrl.model.params import ModelParams
+from dgrl.random import named_generator
+from dgrl.weights.published import save_model
+
+BASELINES = Path(__file__).parents[2] / "shared/data/baselines"
+SIZE = (64, 32)
+
+
+def images(count: int = 5) -> list[npt.NDArray[np.uint8]]:
+    rng = named_generator("embedders")
+    return [rng.integers(0, 256, (30 + i, 20, 3), np.uint8) for i in range(count)]
+
+
+def channel_means(path: Path, shape: list[object], output: list[int] | None = None) -> Path:
+    """A network whose embedding of an image is the mean of each of its channels."""
+    nodes = [helper.make_node("GlobalAveragePool", ["images"], ["pooled"])]
+    if output:
+        target = helper.make_tensor("target", TensorProto.INT64, [len(output)], output)
+        nodes.append(helper.make_node("Reshape", ["pooled", "target"], ["embedding"]))
+    last = nodes[-1].output[0]
+    graph = helper.make_graph(
+        nodes,
+        "means",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)],
+        [target] if output else [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_an_onnx_network_sees_the_images_as_it_wants_them(tmp_path: Path, batch: object) -> None:
+    path = channel_means(tmp_path / "means.onnx", [batch, 3, *SIZE])
+    given = images()
+    resized = [resize(image, *SIZE).astype(np.float64) for image in given]
+    means = np.array([image.mean(axis=(0, 1)) for image in resized])
+    for name, expected in {
+        "rgb": means,
+        "bgr": means[:, ::-1],
+        "imagenet": (means / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+    }.items():
+        embedder = load_embedder(path, name)
+        found = embedder.embed(given, "hr")
+        np.testing.assert_allclose(
+            found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5
+        )
+        assert embedder.embed([], "lr").shape == (0, 3)
+    assert (embedder.height, embedder.width) == SIZE
+
+
+def test_the_preprocessing_comes_from_the_metadata_or_the_file_beside(tmp_path: Path) -> None:
+    path = channel_means(tmp_path / "means.onnx", ["N", 3, "H", "W"])
+    with pytest.raises(InputError, match=r"means\.yaml beside it"):
+        load_embedder(path)
+    beside = tmp_path / "means.yaml"
+    beside.write_text("colour: bgr\n")
+    with pytest.raises(InputError, match="images of any size"):
+        load_embedder(path)
+    beside.write_text("colour: bgr\nheight: 64\nwidth: 32\n")
+    expected = load_embedder(channel_means(tmp_path / "fixed.onnx", ["N", 3, *SIZE]), "bgr")
+    np.testing.assert_array_equal(load_embedder(path).embed(images(), "hr"), expected.embed(images(), "hr"))
+    beside.write_text("colour: gray\n")
+    with pytest.raises(InputError, match=r"means\.yaml: colour = 'gray'"):
+        load_embedder(path)
+    model = onnx.load(path)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps({"colour": "bgr", "height": 64, "width": 32})
+    onnx.save(model, path)
+    np.testing.assert_array_equal(load_embedder(path).embed(images(), "hr"), expected.embed(images(), "hr"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "output", "message"),
+    [
+        (["N", 1, 64, 32], None, "not \\[N, 3, H, W\\]"),
+        (["N", 3, 64, 32], [-1], "not one embedding"),
+        (["N", 3, 64], None, "not \\[N, 3, H, W\\]"),
+    ],
+)
+def test_a_network_of_another_kind_is_one_line(
+    tmp_path: Path, shape: list[object], output: list[int] | None, message: str
+) -> None:
+    path = channel_means(tmp_path / "means.onnx", shape, output)
+    with pytest.raises(InputError, match=message):
+        load_embedder(path, "rgb")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"<html></html>", b"\0" * 100])
+def test_a_damaged_file_is_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"network{suffix}"
+    path.write_bytes(content)
+    path.with_suffix(".bin").write_bytes(content)
+    with pytest.raises(InputError, match="network"):
+        load_embedder(path)
+
+
+def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\.safetensors, \.onnx, \.xml"):
+        load_embedder(tmp_path / "network.pth")
+    with pytest.raises(InputError, match="does not exist"):
+        load_embedder(tmp_path / "network.onnx")
+    assert parse_model("a/b.onnx@rgb") == (Path("a/b.onnx"), "rgb")
+    assert parse_model("a/b.onnx") == (Path("a/b.onnx"), None)
+
+
+def test_a_trained_network_has_a_stem_for_each_resolution(tmp_path: Path) -> None:
+    params = ModelParams(backbone="resnet18", weights="none", height=64, width=32, dimension=16, groups=4)
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    save_model(path, DGRL(params, 3), params, 3, ["viper/007"])
+    embedder, extractor = load_embedder(path), Extractor.load(path)
+    np.testing.assert_array_equal(embedder.embed(images(), "lr"), extractor.embed(images(), "sr"))
+    np.testing.assert_array_equal(embedder.embed(images(), "hr"), extractor.embed(images(), "hr"))
+    assert embedder.trained_on == {"viper/007"}
+
+
+@pytest.mark.skipif(not BASELINES.is_dir(), reason="public networks are not here")
+def test_public_networks_give_the_runtimes_own_numbers() -> None:
+    image = named_generator("embedders").integers(0, 256, (256, 128, 3), np.uint8)
+    path = BASELINES / "osnet_x0_25_msmt17.onnx"
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    batch = ((image / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+    session = onnxruntime.InferenceSession(str(path))
+    expected = session.run(None, {"input": batch})[0] + 0.0
+    mirrored = session.run(None, {"input": batch[..., ::-1].copy()})[0]
+    both = expected / np.linalg.norm(expected) + mirrored / np.linalg.norm(mirrored)
+    for flip, wanted in ((False, expected), (True, both)):
+        found = load_embedder(path, "imagenet", flip=flip).embed([image], "lr")
+        np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-5)
+    path = BASELINES / "person-reidentification-retail-0287.xml"
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    expected = compiled(image[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32))[0]
+    found = load_embedder(path).embed([image], "lr")  # BGR, as its own metadata says
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-4)

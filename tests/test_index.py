@@ -1,0 +1,182 @@
+"""The index beside brute force, its changes beside a dictionary, its files whole or refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dgrl.errors import InputError
+from dgrl.random import named_generator
+from dgrl.search.index import COLUMNS, KINDS, Index, Kind, Vectors
+
+pytest.importorskip("faiss")
+
+
+def unit(values: np.ndarray) -> Vectors:
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_vectors(*names: str | int, count: int, dimension: int = 8) -> Vectors:
+    return unit(named_generator("index", *names).normal(size=(count, dimension)))
+
+
+def rows_of(paths: list[str]) -> pd.DataFrame:
+    values = [(path, f"person {path[0]}", None, path * 4, "hr") for path in paths]
+    return pd.DataFrame(values, columns=list(COLUMNS))
+
+
+def index_of(vectors: Vectors, kind: Kind = "exact") -> Index:
+    index = Index.empty("network", "d" * 64, kind)
+    index.put(rows_of([f"{number}.png" for number in range(len(vectors))]), vectors)
+    return index
+
+
+values = st.floats(0.125, 1, width=32) | st.floats(-1, -0.125, width=32)
+shapes = st.tuples(st.integers(1, 30), st.integers(1, 12))
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), shape=shapes, top=st.integers(1, 40))
+def test_search_is_brute_force(data: st.DataObject, shape: tuple[int, int], top: int) -> None:
+    gallery = unit(data.draw(hnp.arrays(np.float32, shape, elements=values)))
+    queries = unit(data.draw(hnp.arrays(np.float32, (3, shape[1]), elements=values)))
+    found = index_of(gallery).search(queries, top)
+    for query, matches in zip(queries.astype(np.float64), found, strict=True):
+        similarity = [sum(a * b for a, b in zip(query, image, strict=True)) for image in gallery]
+        expected = sorted(similarity, reverse=True)[:top]
+        np.testing.assert_allclose(matches.similarity, expected, atol=2e-6)
+        assert len(set(matches.rows.tolist())) == len(expected)  # of equals any may come
+        np.testing.assert_allclose([similarity[row] for row in matches.rows], expected, atol=2e-6)
+
+
+changes = st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from("abcdefgh"), min_size=1)), max_size=12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=20)
+@given(steps=changes)
+def test_images_added_replaced_and_removed_are_those_of_a_dictionary(
+    kind: Kind, steps: list[tuple[bool, set[str]]]
+) -> None:
+    index = Index.empty("network", "d" * 64, kind)
+    expected: dict[str, Vectors] = {}
+    for number, (adds, names) in enumerate(steps):
+        paths = sorted(names)
+        if adds:
+            vectors = random_vectors(number, count=len(paths))
+            index.put(rows_of(paths), vectors)
+            expected |= dict(zip(paths, vectors, strict=True))
+        else:
+            index.remove(index.rows.image_path.isin(paths).to_numpy(bool))
+            expected = {path: vector for path, vector in expected.items() if path not in names}
+        (matches,) = index.search(random_vectors("query", count=1), 100)
+        assert set(index.rows.image_path[matches.rows]) == set(expected)
+    for path, vector in expected.items():
+        (matches,) = index.search(vector[None], 1)
+        assert index.rows.image_path[matches.rows[0]] == path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_removed_image_is_never_found_again(kind: Kind, tmp_path: Path) -> None:
+    vectors = random_vectors(kind, count=200)
+    index = index_of(vectors, kind)
+    index.save(tmp_path / "index")
+    index = Index.load(tmp_path / "index")
+    gone = np.arange(200) % 3 == 0
+    index.remove(gone)
+    index.save(tmp_path / "index")
+    again = Index.load(tmp_path / "index")
+    for matches in again.search(vectors[gone], 200):
+        assert not {f"{number}.png" for number in np.flatnonzero(gone)} & set(
+            again.rows.image_path[matches.rows]
+        )
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "index").rglob("*"))
+    assert all(vector.tobytes() not in everything for vector in vectors[gone])
+    assert vectors[1].tobytes() in everything
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reloaded_index_answers_alike(kind: Kind, tmp_path: Path) -> None:
+    vectors, queries = random_vectors(kind, count=500), random_vectors("queries", count=20)
+    index = index_of(vectors, kind)
+    index.save(tmp_path / "index")
+    again = Index.load(tmp_path / "index")
+    assert (
+        again.rows.fillna("unknown").to_numpy().tolist() == index.rows.fillna("unknown").to_numpy().tolist()
+    )
+    for before, after in zip(index.search(queries, 10), again.search(queries, 10), strict=True):
+        assert before.rows.tolist() == after.rows.tolist()
+        assert before.similarity.tobytes() == after.similarity.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_an_approximate_index_finds_most(kind: Kind) -> None:
+    vectors, queries = (
+        random_vectors(name, count=count, dimension=16) for name, count in (("v", 3000), ("q", 100))
+    )
+    exact = index_of(vectors).search(queries, 10)
+    found = index_of(vectors, kind).search(queries, 10)
+    hits = [len({*a.rows.tolist()} & {*b.rows.tolist()}) for a, b in zip(exact, found, strict=True)]
+    assert sum(hits) / 1000 > 0.7
+
+
+def test_an_empty_index(tmp_path: Path) -> None:
+    Index.empty("network", "d").save(tmp_path / "index")
+    index = Index.load(tmp_path / "index")
+    (matches,) = index.search(random_vectors("query", count=1), 5)
+    assert len(matches.rows) == 0
+    assert index.search(random_vectors("query", count=0), 5) == []
+
+
+def test_another_models_embeddings_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"of the model network \(dddddddddddd\), not of other \(eeeeeeeeeeee\)"
+    ):
+        index_of(random_vectors(count=3)).require("other", "e" * 64)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        (random_vectors(count=1, dimension=5), "embeddings of 5 values for an index of 8"),
+        (np.full((1, 8), np.nan, np.float32), "not finite"),
+        (random_vectors(count=2), "a is given twice"),
+    ],
+)
+def test_what_does_not_fit_is_refused(vectors: Vectors, said: str) -> None:
+    index = index_of(random_vectors(count=3))
+    with pytest.raises(InputError, match=said):
+        index.put(rows_of(["a"] * len(vectors)), vectors)
+    assert len(index.rows) == len(index.vectors) == 3
+
+
+@pytest.mark.parametrize("file", ["vectors.npy", "rows.parquet", "index.json", "faiss.index"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "noise"])
+def test_a_damaged_index_is_refused(tmp_path: Path, file: str, damage: str) -> None:
+    folder = tmp_path / "index"
+    index_of(random_vectors(count=50), "hnsw").save(folder)
+    data = (folder / file).read_bytes()
+    (folder / file).unlink()
+    if damage != "gone":
+        (folder / file).write_bytes(data[: len(data) // 2] if damage == "cut" else b"noise" * 100)
+    with pytest.raises(InputError, match=r"(index again|makes one)$"):
+        Index.load(folder)
+
+
+def test_files_of_two_indexes_are_refused(tmp_path: Path) -> None:
+    for name, count in (("a", 3), ("b", 4)):
+        index_of(random_vectors(count=count)).save(tmp_path / name)
+    (tmp_path / "a/vectors.npy").write_bytes((tmp_path / "b/vectors.npy").read_bytes())
+    with pytest.raises(InputError, match="its files differ in size"):
+        Index.load(tmp_path / "a")
+
+
+def test_the_folder_says_whose_it_is(tmp_path: Path) -> None:
+    index_of(random_vectors(count=3)).save(tmp_path / "index")
+    described = json.loads((tmp_path / "index/index.json").read_text())
+    assert described == {"model": "network", "digest": "d" * 64, "kind": "exact", "rows": 3, "dimension": 8}

@@ -1,0 +1,57 @@
+"""The package: what it brings, what it asks for, and that it imports where a system lacks something."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from pipeline.init import PROJECT
+
+ROOT = Path(__file__).parents[1]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_the_projects_files_are_the_checkouts() -> None:
+    for name, packaged in (("dvc.yaml", "stages.yaml"), ("params.yaml", "params.yaml")):
+        assert (PROJECT / packaged).read_text() == (ROOT / name).read_text()
+    presets = [
+        {file.name: file.read_text() for file in folder.glob("*")}
+        for folder in (PROJECT / "presets", ROOT / "presets")
+    ]
+    assert presets[0] == presets[1]
+    patterns = DECLARED["tool"]["setuptools"]["package-data"]["pipeline"]
+    found = {file for pattern in patterns for file in PROJECT.parent.glob(pattern)}
+    assert found == set(PROJECT.rglob("*.yaml")) | set(PROJECT.glob("presets/*.yaml"))
+
+
+def test_ray_and_development_tools_are_extras() -> None:
+    default = " ".join(DECLARED["project"]["dependencies"])
+    for name in ("ray", "pytest", "mypy", "ruff", "hypothesis"):
+        assert f"{name}>" not in default
+        assert any(
+            name in extra
+            for group in DECLARED["project"]["optional-dependencies"].values()
+            for extra in group
+        )
+
+
+WITHOUT_LOCKS = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "fcntl" else find(name, package)
+sys.modules["fcntl"] = None
+import pipeline.cli, pipeline.download, pipeline.params, pipeline.work
+"""
+
+
+def test_what_needs_no_file_locks_imports_without_them() -> None:
+    """Windows has no fcntl."""
+    subprocess.run([sys.executable, "-c", WITHOUT_LOCKS], check=True, cwd=ROOT)
+
+
+def test_ci_runs_the_supported_versions_of_python() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+    assert DECLARED["project"]["requires-python"] == ">=3.11,<3.13"
