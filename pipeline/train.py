@@ -74,10 +74,10 @@ def _train(dataset: str, params: Params) -> None:
                     log_every=params.runtime.log_every, checkpoint_every=params.runtime.checkpoint_every,
                 )  # fmt: skip
             if here.rank == 0:
-                save_model(paths.model, model, params.model, batches.persons)
-                with atomic_file(paths.config) as file:
+                with atomic_file(paths.config) as file:  # both are written before one of them is published
                     config = {"dataset": dataset, "persons": batches.persons, **settings}
                     file.write_text(json.dumps(config, indent=1) + "\n")
+                    save_model(paths.model, model, params.model, batches.persons)
 
 
 def _weights(params: Params) -> Path | None:
