@@ -11,7 +11,7 @@ from dgrl.datasets.catalog import KINDS
 from dgrl.datasets.fetch import fetch
 from dgrl.datasets.pool import PoolParams
 from dgrl.errors import InputError
-from dgrl.files import atomic_file
+from dgrl.files import atomic_folder
 from dgrl.tables import read_keys, summary, write_table
 from pipeline.params import Params
 from pipeline.paths import Paths, dropped, located, outside
@@ -24,13 +24,11 @@ def download(dataset: str, params: Params) -> None:
     source, paths = located(params.source_of(dataset)), Paths(dataset)
     kind = KINDS[source.kind]
     archive = _archive(source, f"source.{dataset}", params.runtime.cache)
-    with kind.opened(archive) as opened:
-        write_table(paths.images, kind.images(source, opened))
-        splits = kind.splits(source, opened) if kind.splits else []
+    with kind.opened(archive) as opened, atomic_folder(paths.images) as building:
+        write_table(building, kind.images(source, opened))
+        if kind.splits and (splits := kind.splits(source, opened)):
+            (building / paths.official_splits.name).write_text(json.dumps(splits, indent=1) + "\n")
     logger.info("%s: %s", dataset, summary(read_keys(paths.images)))
-    if splits:
-        with atomic_file(paths.official_splits) as file:
-            file.write_text(json.dumps(splits, indent=1) + "\n")
 
 
 def local_archive(source: Any, name: str) -> Path | None:

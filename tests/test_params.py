@@ -80,7 +80,7 @@ def test_a_section_is_frozen() -> None:
         ({"name": "a", "nmae": 1}, "outer.nmae is not a known key (allowed: name, sizes, share, inner)"),
         ({"name": "a", "inner": {"cuont": 1}}, "outer.inner.cuont is not a known key (allowed: count)"),
         ({}, "outer.name is missing"),
-        ({"name": 1}, "outer.name = 1: input should be a valid string"),
+        ({"name": 1}, "outer.name = 1: should be text; put it in quotes, as in '001'"),
         ({"name": "a", "inner": {"count": "3"}}, "outer.inner.count = '3': input should be a valid integer"),
         (
             {"name": "a", "inner": {"count": True}},
