@@ -41,6 +41,8 @@ def _explain(section: type[Section], name: str, detail: Any) -> str:
         return f"{key} is missing"
     reason = detail["msg"].removeprefix("Value error, ")
     reason = reason[0].lower() + reason[1:]
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+        reason = "should be text; put it in quotes, as in '001'"
     if detail["type"] == "value_error" and isinstance(detail["input"], dict):
         return ": ".join(filter(None, [key, reason]))  # of several keys together, which the reason names
     return " = ".join(filter(None, [key, repr(detail["input"])])) + f": {reason}"

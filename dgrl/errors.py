@@ -28,6 +28,10 @@ class InputError(Exception):
         super().__init__("".join(c if c.isprintable() else " " for c in message))
 
 
+class DivergedError(InputError):
+    """The loss or a weight is not finite; the message names the learning rate."""
+
+
 class WorkerError(InputError):
     """Another process of this run was killed; the message says what to lower."""
 

@@ -70,7 +70,8 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         written = {dataset: _nested(metrics) | {"options": options}}
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
         curves(ranking).to_csv(folder / "cmc.csv", index=False)
-        found = Evaluation(query_bank, gallery_bank, query, gallery, ranking, untrained, metrics)
+        thresholds = calibration.thresholds if calibration else {}
+        found = Evaluation(query_bank, gallery_bank, query, gallery, ranking, untrained, metrics, thresholds)
         write_report(folder, paths, found, model, params.evaluate)
         pq.write_table(
             _embeddings_table(query_bank, query, gallery_bank, gallery), folder / "embeddings.parquet"

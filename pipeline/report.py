@@ -33,12 +33,24 @@ from pipeline.params import as_scalar
 from pipeline.paths import Paths
 
 MATCHES = 10  # of a query
+_RATE = "0.01"  # of false matches
 HEADLINE = ["rank1", "rank5", "rank10", "mAP", "mINP"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the stage computed: query and gallery, their ranking, and that of random weights if wanted."""
+    """What the stage computed.
+
+    Args:
+        query_bank: the queries' images and keys.
+        gallery_bank: the gallery's.
+        query: embeddings.
+        gallery: likewise.
+        ranking: of them.
+        untrained: that of random weights, if wanted.
+        metrics: by name, in percent.
+        thresholds: of the similarity, by false-match rate; empty without a calibration.
+    """
 
     query_bank: ImageBank
     gallery_bank: ImageBank
@@ -47,6 +59,7 @@ class Evaluation:
     ranking: Ranking
     untrained: Ranking | None
     metrics: Mapping[str, float]
+    thresholds: Mapping[str, float]
 
 
 def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, params: EvaluateParams) -> None:
@@ -166,6 +179,11 @@ def _histogram(found: Evaluation) -> Plot:
         f"Two histograms of cosine similarity. Positives, images of the query's person, have the mean "
         f"{means[0]:.2f}; negatives, images of others, {means[1]:.2f}."
     )
+    if _RATE in found.thresholds:
+        threshold = found.thresholds[_RATE]
+        height = float(bins[["positives", "negatives"]].to_numpy().max())
+        series.append(Series("threshold at 1 % false matches", [threshold] * 2, [0.0, height]))
+        alt += f" One in a hundred negatives is above the threshold {threshold:.2f}."
     title = "Similarity of right and wrong images"
     return plot("similarities", title, alt, series, "cosine similarity", "share of the pairs, %")
 

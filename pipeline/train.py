@@ -73,11 +73,12 @@ def _train(dataset: str, params: Params) -> None:
             held_out = hold_out(persons, params.train.held_out, params.train.seed)
             batches = Batches(hr, sr, params.augment, params.train, default_device(), here, held_out)
             start = params.model.model_copy(update={"weights": str(weights)} if weights else {})
-            model = build(start, batches.persons, params.train.seed)
+            model, match = build(start, batches.persons, params.train.seed)
             losses = partial(loss_terms, params=params.loss, gather=here.all_gather)
             with _curves(here, paths.live, dataset, batches.per_epoch) as log:
                 train_network(
                     model, losses, batches, params.train, work / "checkpoint.pt", log, here,
+                    pretrained=match.taken,
                     log_every=params.runtime.log_every, checkpoint_every=params.runtime.checkpoint_every,
                 )  # fmt: skip
             if here.rank == 0:

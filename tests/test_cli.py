@@ -242,7 +242,7 @@ def test_outside_a_project(dgrl: Command) -> None:
     ("section", "values", "told"),
     [
         ("mlr", {"factor": 2}, "params.yaml: mlr.factor is not a known key (allowed: seed, trial, factors,"),
-        ("train", {"epochs": 0}, "params.yaml: train.epochs = 0: input should be greater than or equal to 1"),
+        ("train", {"epochs": -1}, "params.yaml: train.epochs = -1: input should be"),
         ("source", {"synthetic": {"persons": 1}}, "params.yaml: source.synthetic.persons = 1: "),
     ],
 )
@@ -380,10 +380,7 @@ def test_a_mistake_in_a_real_process_shows_no_traceback(project: Path) -> None:
         [sys.executable, "-c", code, "split", "synthetic"], capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert (
-        ran.stderr
-        == "error: data/synthetic/images holds no table; run the stage that writes it (dvc repro)\n"
-    )
+    assert ran.stderr == "error: data/synthetic/images holds no table; run the stage that writes it\n"
 
 
 # Presets

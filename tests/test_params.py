@@ -25,6 +25,7 @@ from pipeline.preset import preset
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+SECTIONS = ("mlr", "rcan", "sr", "model", "loss", "augment", "train", "evaluate", "runtime")
 Values = dict[str, Any]
 
 
@@ -194,6 +195,25 @@ def test_the_paper_preset_has_the_numbers_of_section_iv_c(project: Path) -> None
     assert loss.wrt
     assert loss.l1
     assert loss.kl
+
+
+def test_the_lineage_preset_is_the_paper_preset_but_for_what_public_code_says(project: Path) -> None:
+    def values(name: str) -> dict[str, Any]:
+        preset(name, project)
+        sections = load_params(project).model_dump()
+        return {f"{name}.{key}": value for name in SECTIONS for key, value in sections[name].items()}
+
+    paper, lineage = values("paper"), values("lineage")
+    assert {key: value for key, value in lineage.items() if value != paper[key]} == {
+        "model.non_local_width": 1,  # Cross-Modal-Re-ID-baseline
+        "loss.wrt_form": "reference",
+        "train.nesterov": True,
+        "train.pretrained_rate": 0.1,
+        "train.warmup_epochs": 5,  # PS-HRNet
+        "train.warmup_rate": 3e-4,
+        "augment.erase": 0.0,
+        "evaluate.flip": True,
+    }
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,11 @@ def test_the_paper_and_the_untrained_network_stand_beside_the_run(page: str) -> 
     assert "paper, single-shot" in page  # in the CMC
 
 
+def test_the_threshold_of_the_calibration_stands_in_the_histogram(folder: Path, page: str) -> None:
+    calibration = json.loads((folder / f"data/{DATASET}/dgrl/calibration.json").read_text())
+    assert f"above the threshold {calibration['thresholds']['0.01']:.2f}" in page
+
+
 def test_there_is_a_row_for_each_factor_and_camera_pair(page: str) -> None:
     assert [f'<th scope="row">x{factor}</th>' in page for factor in (2, 3, 4, 5)] == [True, True, True, False]
     assert [f'<th scope="row">c1 to c{camera}</th>' in page for camera in (1, 2, 3, 4)] == [

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,8 @@ _DAMAGE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError, OSError
 )  # fmt: skip
 _CHUNK = 4096  # bytes; from as many packed ones bzip2 makes 80 MB, whatever size the archive states
+
+logger = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
@@ -53,6 +55,7 @@ class Archive:
     path: Path
     names: list[str]
     _zip: zipfile.ZipFile | None
+    _used: set[str] = field(default_factory=set)
 
     def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
         """The bytes of one file.
@@ -65,7 +68,7 @@ class Archive:
                 be read.
         """
         if self._zip is None:
-            with _readable(self.path):
+            with readable(self.path):
                 file = self.path / name
                 self._check_size(name, file.stat().st_size, limit)
                 return file.read_bytes()
@@ -146,6 +149,7 @@ class Archive:
             InputError: if the file is damaged, empty or no image.
         """
         data = self.read(member.name)
+        self._used.add(member.name)
         if not data:
             raise InputError(
                 f"{self.path}: {member.name} is empty (0 bytes); restore the file from its source"
@@ -161,6 +165,11 @@ class Archive:
             factor=1,
         )
 
+    def log_left_out(self) -> None:
+        """Log which files were no images of the dataset."""
+        if self._used and (left := [name for name in self.names if name not in self._used]):
+            logger.info("%s: %d files are left out, such as %s", self.path, len(left), left[0])
+
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
@@ -170,13 +179,15 @@ def open_archive(path: Path) -> Iterator[Archive]:
         InputError: if it is missing, truncated, no zip file, or may not be read; if it has two files of the
             same name, a file whose name no table can hold, or a link to a folder.
     """
-    with _readable(path):
+    with readable(path):
         if not path.exists():
             raise InputError(f"{path} does not exist; put the archive there or correct the path")
         raw = None if path.is_dir() else path.open("rb")
         names = [] if raw is not None else _checked_names(path, _walk(path))
     if raw is None:
-        yield Archive(path, names, None)
+        archive = Archive(path, names, None)
+        yield archive
+        archive.log_left_out()
         return
     with raw:
         try:
@@ -190,11 +201,21 @@ def open_archive(path: Path) -> Iterator[Archive]:
                 f"{path} is no whole zip archive ({error}); it may be truncated: get it again from its source"
             ) from None
         with file:
-            yield Archive(path, _checked_names(path, (info.orig_filename for info in file.infolist())), file)
+            archive = Archive(
+                path, _checked_names(path, (info.orig_filename for info in file.infolist())), file
+            )
+            yield archive
+            archive.log_left_out()
+
+
+def require_readable(path: Path) -> None:
+    """Raise an InputError that says why a file cannot be opened."""
+    with readable(path):
+        path.open("rb").close()
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Say why a file or folder cannot be read, which need not be its content."""
     try:
         yield
@@ -228,13 +249,17 @@ def _checked_names(path: Path, names: Iterable[str]) -> list[str]:
         name for name in names if not name.endswith("/") and not any(map(_is_hidden, name.split("/")))
     )
     for name in files:
-        # Line breaks and other control characters, or bytes of a folder that are not UTF-8
-        if not name or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
+        if not name or has_control(name):
             raise InputError(f"{path} has a file called {name!r}, which no table can hold; rename it")
     for one, other in pairwise(files):
         if one == other:
             raise InputError(f"{path} has two files called {one}; get the archive again from its source")
     return files
+
+
+def has_control(text: str) -> bool:
+    """Whether it has line breaks or other control characters, or bytes that are not UTF-8."""
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
 def _is_hidden(name: str) -> bool:

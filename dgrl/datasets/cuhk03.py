@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dgrl.config import Section
-from dgrl.datasets.archive import open_archive
+from dgrl.datasets.archive import open_archive, require_readable
 from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
 from dgrl.images import MAX_PIXELS, Image
@@ -196,6 +196,7 @@ def new_protocol_split(config: Path, boxes: Boxes = "labelled") -> dict[str, Sub
         InputError: if the file is missing, damaged or not this one.
     """
     name = f"cuhk03_new_protocol_config_{VARIABLES[boxes]}.mat"
+    require_readable(config)
     try:
         split = _read_config(config)
     except Exception as error:  # scipy's reader raises whatever the damage happens to cause
@@ -224,8 +225,11 @@ def open_mat(archive: Path | Mat) -> Iterator[Mat]:
         return
     import h5py  # type: ignore[import-untyped]  # here, since it is slow to import
 
+    located = _locate(archive)
+    if isinstance(located, Path):
+        require_readable(located)
     try:
-        file = h5py.File(_locate(archive), "r")
+        file = h5py.File(located, "r")
     except OSError as error:
         raise InputError(
             f"{archive}: {FILE} is no whole MATLAB v7.3 file ({error}); get it again from its source"

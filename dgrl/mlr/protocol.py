@@ -171,7 +171,7 @@ def describe(
         "training_pairs": params.pairs_of(dataset),
     }
     if dataset in params.real_lr and params.pairs_of(dataset) == "person":
-        options["twins"] = "one"  # whatever the params say: a real LR image has no other
+        del options["twins"]  # a real LR image has none, whatever the params say
     return {
         "dataset": dataset,
         "options": options,

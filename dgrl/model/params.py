@@ -27,6 +27,7 @@ class ModelParams(Section):
     heads: Annotated[int, Field(ge=1)] = 4  # attention heads of MDTA
     expansion: Annotated[float, Field(gt=0)] = 2.66  # hidden width of GDFN (d: Restormer's)
     non_local: bool = True  # Table III
+    non_local_width: Annotated[int, Field(ge=1)] | None = None  # (d) inner; null: half of the channels
     side_branches: bool = True  # III-C
     side: Literal["copy", "dhm"] = "copy"  # (d) of the main branch's blocks, or as in the code of DHM
     side_start: Literal["copied", "random"] = "copied"  # (d) the main branch's weights where they fit, or not

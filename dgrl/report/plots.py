@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-WIDTH, HEIGHT = 5.0, 3.3  # inches of 72 units: letters keep their size on a narrow page
+WIDTH, HEIGHT = 4.2, 3.0  # inches of 72 units: letters keep their size on a narrow page
 TEXT, GRID = "#1c2330", "#e3e7ee"
 COLORS = ("#2563eb", "#c2410c", "#0f766e", "#7c3aed", "#5d6778", "#be185d", "#7a5c00", "#0369a1")
 DASHES = ("-", "--", ":", "-.")
@@ -115,7 +115,7 @@ def plot(
             axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         if limits:
             axes.set_ylim(*limits)
-        figure.legend(loc="outside lower center", ncols=3)
+        figure.legend(loc="outside lower center", ncols=2)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=_NO_METADATA)
     parts = [pd.DataFrame({"curve": each.label, x_label: each.x, y_label: each.y}) for each in series]
