@@ -9,8 +9,8 @@ killed at a random moment, by SIGKILL, SIGTERM and SIGINT in turn. Who is killed
 stage that run at once, one of them or both. After every second kill the stage is run to its end.
 
 Whenever it ends, what it has written must be the bytes that were there before the first kill, and so must,
-always, be what other stages have written. Exit status 1 if it is not, if a run fails that was not killed, or
-if anything temporary is left after a run that ended.
+always, be what other stages have written. A dvc.lock that DVC was just writing is deleted. Exit status 1 if
+the bytes differ, if a run fails that was not killed, or if anything temporary is left at the end.
 """
 
 import argparse
@@ -106,6 +106,19 @@ class Project:
         rerun = ["--force", "--no-run-cache", "--single-item"]
         return self.start("dvc", "repro", *rerun, STAGES[stage][0])
 
+    def mend_lock(self) -> bool:
+        """Delete a dvc.lock that DVC was writing when it was killed, as its user must; whether it was one."""
+        lock = self.folder / "dvc.lock"
+        if not lock.exists():
+            return False
+        try:
+            damaged = not {"schema", "stages"} <= set(yaml.safe_load(lock.read_text()) or ())
+        except yaml.YAMLError:
+            damaged = True
+        if damaged:
+            lock.unlink()
+        return damaged
+
     def finish(self, run: psutil.Popen) -> None:
         """Wait for a good end.
 
@@ -177,7 +190,7 @@ class Kills:
 
     def __init__(self, project: Project, seed: int) -> None:
         self.project, self.seed = project, seed
-        self.done = self.equal = 0
+        self.done = self.equal = self.locks = 0  # kills, runs that ended, files of DVC that were damaged
         project.finish(project.start("dvc", "repro", "inputs@synthetic"))
         self.seconds = {stage: self._measure(stage) for stage in STAGES}
         self.expected = project.digests()
@@ -207,7 +220,15 @@ class Kills:
                 self._end(stage, dvc=attempt % 4 == 0)
         if left := self.project.left():
             raise Failure(f"left at the end: {left}")
-        print(f"{self.done} kills; {self.equal} runs to the end, all with equal bytes; nothing left")
+        print(f"{self.done} kills: {self.outcome}")
+
+    @property
+    def outcome(self) -> str:
+        """What followed, in one line."""
+        return (
+            f"{self.equal} runs to the end afterwards, all with equal bytes, nothing left; "
+            f"dvc.lock damaged, by DVC, and deleted: {self.locks}; seed {self.seed}"
+        )
 
     def _strike(self, attempt: int, stage: str, number: signal.Signals, target: str) -> None:
         moment = named_generator("kills", self.seed, attempt).random() * self.seconds[stage]
@@ -222,6 +243,7 @@ class Kills:
         killed = sum(kill(run, number, target) for run in runs if run not in spared)
         self.done += killed
         shown = f"{killed} killed" if killed else "ended well"
+        self.locks += self.project.mend_lock()
         print(f"{self.done:4} {moment:6.2f}  {stage:24} {number.name:8} {target:6} {shown}", flush=True)
         for run in runs if not killed else spared:  # which may have waited for the other
             self.project.finish(run)
@@ -241,8 +263,8 @@ class Kills:
             self.equal += 1
 
 
-def kill_stages(kills: int, seed: int) -> tuple[int, int]:
-    """Kill stages in a project of its own; returns the number of kills and of runs that ended well.
+def kill_stages(kills: int, seed: int) -> tuple[int, str]:
+    """Kill stages in a project of its own; returns the number of kills and what followed.
 
     Raises:
         Failure: see the top of this file.
@@ -250,7 +272,7 @@ def kill_stages(kills: int, seed: int) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         harness = Kills(Project(Path(folder)), seed)
         harness.run(kills)
-        return harness.done, harness.equal
+        return harness.done, harness.outcome
 
 
 def main() -> None:

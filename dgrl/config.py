@@ -1,4 +1,4 @@
-"""The base of every section of ``params.yaml``: frozen, typed, validated."""
+"""The base of every section of parameters: frozen, typed, validated."""
 
 from typing import Annotated, Any, Self
 
@@ -10,18 +10,18 @@ IntTuple = Annotated[tuple[int, ...], Strict(False)]  # YAML has lists, a frozen
 
 
 class Section(BaseModel):
-    """A section of ``params.yaml``. A subclass lists its keys, their types and what is allowed."""
+    """A section of parameters. A subclass lists its keys, their types and what is allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, values: Any, name: str, file: str = "params.yaml") -> Self:
+    def parse(cls, values: Any, name: str, file: str = "") -> Self:
         """Validate ``values`` as read from YAML.
 
         Args:
             values: the mapping of keys to values.
             name: the section's name, for the message; empty for the whole file.
-            file: where the values come from, for the message.
+            file: where the values come from, for the message; empty where the caller says so.
 
         Raises:
             InputError: naming each wrong key, its value and what is allowed.
@@ -30,7 +30,7 @@ class Section(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             found = "; ".join(_explain(cls, name, detail) for detail in error.errors())
-            raise InputError(f"{file}: {found}") from None
+            raise InputError(": ".join(filter(None, [file, found]))) from None
 
 
 def _explain(section: type[Section], name: str, detail: Any) -> str:

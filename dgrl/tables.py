@@ -30,7 +30,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, MissingError
 from dgrl.files import atomic_file, atomic_folder
 from dgrl.images import Image, decode, encode_png, pixel_sha256
 
@@ -51,7 +51,7 @@ _FIELDS = [
 ]
 _HUGGING_FACE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 
-_REMEDY = "delete the table and run the stage that writes it"
+_REMEDY = "delete the table and write it again"
 
 IMAGES = pa.schema(_FIELDS, metadata=_HUGGING_FACE)
 
@@ -148,9 +148,9 @@ def shards(folder: Path) -> list[Path]:
     """
     found = sorted(folder.glob("part-*.parquet"))
     if not found:
-        raise InputError(f"{folder} holds no table; run the stage that writes it")
+        raise MissingError(f"{folder} holds no table; write it first")
     if not any(map(_row_count, found)):
-        raise InputError(f"{folder} has no rows; {_REMEDY}")
+        raise MissingError(f"{folder} has no rows; {_REMEDY}")
     return found
 
 
@@ -194,7 +194,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
         if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
             raise InputError(f"{path} cannot be read ({os.strerror(error.errno)})") from None
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no whole Parquet file ({reason}); {_REMEDY}") from None
+        raise MissingError(f"{path} is no whole Parquet file ({reason}); {_REMEDY}") from None
 
 
 def _row_count(path: Path) -> int:
@@ -207,22 +207,22 @@ def _whole(path: Path, table: pa.Table) -> pa.Table:
     flat = table.flatten()  # the bytes and the path of an image, too
     for name in flat.column_names:
         if flat[name].null_count:
-            raise InputError(f"{path} has nulls in the column {name}; {_REMEDY}")
+            raise MissingError(f"{path} has nulls in the column {name}; {_REMEDY}")
     return table
 
 
 def _check_schema(path: Path, found: pa.Schema) -> None:
     for field in IMAGES:
         if field.name not in found.names:
-            raise InputError(f"{path} lacks the column {field.name}; {_REMEDY}")
+            raise MissingError(f"{path} lacks the column {field.name}; {_REMEDY}")
     for name in found.names:
         if name not in IMAGES.names:
-            raise InputError(f"{path} has an unknown column {name}; {_REMEDY}")
+            raise MissingError(f"{path} has an unknown column {name}; {_REMEDY}")
         if found.names.count(name) > 1:
-            raise InputError(f"{path} has the column {name} twice; {_REMEDY}")
+            raise MissingError(f"{path} has the column {name} twice; {_REMEDY}")
         kind, allowed = found.field(name).type, IMAGES.field(name).type
         if kind != allowed:
-            raise InputError(f"{path}: the column {name} is {kind}, not {allowed}; {_REMEDY}")
+            raise MissingError(f"{path}: the column {name} is {kind}, not {allowed}; {_REMEDY}")
 
 
 def _batches(rows: Iterable[ImageRow]) -> Iterator[list[ImageRow]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dgrl.errors import InputError, explain
+from dgrl.errors import InputError, MissingError, explain
 from dgrl.parallel.processes import die_with_parent
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
 from pipeline import commands
@@ -216,5 +216,7 @@ def main() -> None:
             raise
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
         stage = "" if isinstance(error, InputError) else f"{words[0]}: "
+        if isinstance(error, MissingError):
+            line += " (dvc repro)"
         sys.stderr.write(f"error: {stage}{line}\n")
         sys.exit(1)

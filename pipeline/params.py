@@ -46,7 +46,10 @@ class Params(Section):
     def _parse_sources(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {name: parse_source(section, str(name)) for name, section in values.items()}
+        try:
+            return {name: parse_source(section, str(name)) for name, section in values.items()}
+        except InputError as error:
+            raise InputError(f"params.yaml: {error}") from None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

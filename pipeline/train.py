@@ -85,10 +85,10 @@ def _train(dataset: str, params: Params) -> None:
                 learned = {f"{dataset}/{person}" for person in persons.difference(held_out)}
                 learned = learned if params.train.epochs else set()
                 earlier = trained_persons(weights) if weights else frozenset()
-                save_model(paths.model, model, params.model, batches.persons, learned | earlier)
-                with atomic_file(paths.config) as file:
+                with atomic_file(paths.config) as file:  # both are written before one of them is published
                     config = {"dataset": dataset, "persons": batches.persons, **settings}
                     file.write_text(json.dumps(config, indent=1) + "\n")
+                    save_model(paths.model, model, params.model, batches.persons, learned | earlier)
 
 
 def _weights(params: Params) -> Path | None:

@@ -1,6 +1,7 @@
 """dvc.yaml tells the truth: stages depend on the code that they import and the values that they read."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,11 @@ def test_the_keys_of_params_yaml() -> None:
     keys = {section: sorted(fields(section)) for section in Params.model_fields if fields(section)}
     keys |= {f"source, {kind}": sorted(entry.params.model_fields) for kind, entry in KINDS.items()}
     assert keys == yaml.safe_load((ROOT / "tests/keys.yaml").read_text())
+
+
+def test_the_library_names_no_stage_file_or_tool_of_the_pipeline() -> None:
+    """It serves other programs too: what a message of it says must be true without a project."""
+    told = re.compile(r"\bdvc\b|params\.yaml|\bstages? (?:of|that|which|again)\b", re.IGNORECASE)
+    for file in sorted((ROOT / "dgrl").rglob("*")):
+        if file.suffix in (".py", ".j2"):
+            assert not told.search(file.read_text()), file

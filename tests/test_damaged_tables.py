@@ -19,7 +19,7 @@ READ = [read_keys, lambda folder: list(read_rows(folder))]
 def test_a_table_without_rows_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
     for index in range(2):
         write_shard(tmp_path / shard_name(index), [])
-    with pytest.raises(InputError, match=f"^{tmp_path} has no rows; delete the table and run the stage"):
+    with pytest.raises(InputError, match=f"^{tmp_path} has no rows; delete the table and write it again"):
         read(tmp_path)
 
 
@@ -49,7 +49,7 @@ def test_a_shard_of_another_schema_is_named(
     write_table(tmp_path, rows(1))
     (shard,) = shards(tmp_path)
     pq.write_table(change(pq.read_table(shard)), shard)
-    with pytest.raises(InputError, match=f"^{shard}.*{said}.*; delete the table and run the stage"):
+    with pytest.raises(InputError, match=f"^{shard}.*{said}.*; delete the table and write it again"):
         read(tmp_path)
 
 

@@ -15,10 +15,9 @@ SEED = 0
 @pytest.mark.slow
 def test_killed_stages_end_with_the_bytes_of_undisturbed_ones() -> None:
     try:
-        kills, runs = kill_stages(100 if WHOLE else 10, SEED)
+        kills, outcome = kill_stages(100 if WHOLE else 10, SEED)
     except Failure as failure:
         record("a process is killed", 0, f"FAILED: {str(failure)[:200]}", "tests/test_kills.py")
         raise
-    outcome = f"{runs} runs to the end afterwards, all with equal bytes; nothing left (seed {SEED})"
     record("dvc, a stage, a child or one of two stages is killed", kills, outcome, "tests/test_kills.py")
     assert kills >= 10

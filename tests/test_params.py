@@ -81,7 +81,7 @@ def test_a_section_is_frozen() -> None:
         ({"name": "a", "nmae": 1}, "outer.nmae is not a known key (allowed: name, sizes, share, inner)"),
         ({"name": "a", "inner": {"cuont": 1}}, "outer.inner.cuont is not a known key (allowed: count)"),
         ({}, "outer.name is missing"),
-        ({"name": 1}, "outer.name = 1: input should be a valid string"),
+        ({"name": 1}, "outer.name = 1: should be text; put it in quotes, as in '001'"),
         ({"name": "a", "inner": {"count": "3"}}, "outer.inner.count = '3': input should be a valid integer"),
         (
             {"name": "a", "inner": {"count": True}},
@@ -105,7 +105,8 @@ def test_a_section_is_frozen() -> None:
     ],
 )
 def test_a_wrong_section_names_key_value_and_what_is_allowed(values: Values, told: str) -> None:
-    assert error_of(lambda: Outer.parse(values, "outer")).startswith(f"params.yaml: {told}")
+    assert error_of(lambda: Outer.parse(values, "outer")).startswith(told)
+    assert error_of(lambda: Outer.parse(values, "outer", "a.yaml")).startswith(f"a.yaml: {told}")
 
 
 def test_a_camera_may_be_a_number(tmp_path: Path) -> None:

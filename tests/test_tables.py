@@ -304,5 +304,5 @@ def test_a_damaged_image_in_a_table_is_named() -> None:
 def test_a_folder_without_shards_is_no_table(tmp_path: Path, read: Callable[[Path], object]) -> None:
     (tmp_path / "notes.txt").touch()
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(InputError, match=f"^{folder} holds no table; run the stage"):
+        with pytest.raises(InputError, match=f"^{folder} holds no table; write it first"):
             read(folder)

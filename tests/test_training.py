@@ -313,7 +313,7 @@ def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist; run the stage that writes it"):
+    with pytest.raises(InputError, match="does not exist; write it first"):
         load_model(tmp_path / "missing.safetensors")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="its header has no entry 'dgrl'"):

@@ -1,4 +1,4 @@
-"""``augment:`` and ``train:`` of params.yaml; without torch, which takes seconds to import.
+"""The sections ``augment`` and ``train``; without torch, which takes seconds to import.
 
 The defaults are the paper's (IV-C); (d) marks what it leaves open.
 """
@@ -15,7 +15,7 @@ CompileMode = Literal["none", "default", "cuda_graphs"]
 
 
 class AugmentParams(Section):
-    """``augment:`` of params.yaml; all of it (d), the paper names no augmentation."""
+    """The section ``augment``; all of it (d), the paper names no augmentation."""
 
     flip: Probability = 0.5  # probability of a horizontal flip
     pad: Annotated[int, Field(ge=0)] = 10  # pixels of black border before the random crop
@@ -23,7 +23,7 @@ class AugmentParams(Section):
 
 
 class TrainParams(Section):
-    """``train:`` of params.yaml; the defaults are the paper's (IV-C), (d) marks what it leaves open."""
+    """The section ``train``; the defaults are the paper's (IV-C), (d) marks what it leaves open."""
 
     seed: int = 0
     persons_per_batch: Annotated[int, Field(ge=2)] = 16

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, MissingError
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
             return tensors, file.metadata() or {}
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; run the stage that writes it") from None
+        raise MissingError(f"{path} does not exist; write it first") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
     except SafetensorError as error:
