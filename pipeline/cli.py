@@ -16,6 +16,7 @@ from dgrl.errors import InputError, MissingError, explain
 from dgrl.parallel.processes import die_with_parent
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
 from pipeline import commands
+from pipeline import export as exporting
 from pipeline import forget as forgetting
 from pipeline import search as searching
 from pipeline.logs import set_up_logs
@@ -198,6 +199,7 @@ app.command()(searching.embed)
 app.command()(searching.index)
 app.command()(searching.search)
 app.command()(forgetting.forget)
+app.command()(exporting.export)
 
 
 def _log_counts(dataset: str, counts: dict[str, int]) -> None:

@@ -45,6 +45,7 @@ SUBCOMMANDS = (
     "index",
     "search",
     "forget",
+    "export",
 )
 IMAGES, MLR = Path("data/synthetic/images"), Path("data/synthetic/mlr")
 
