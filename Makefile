@@ -3,7 +3,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test trust audit install
+.PHONY: repro test trust audit site install
 
 repro: install
 	dvc repro
@@ -29,6 +29,10 @@ audit: install
 	mkdir -p build
 	-$(AUDIT) --format cyclonedx-json --output build/sbom.json
 	$(AUDIT) --strict
+
+# The documentation as pages, in build/site.
+site: .venv/installed-dev
+	zensical build --strict
 
 install: .venv/installed
 

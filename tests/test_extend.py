@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```(?P<kind>python|diff) ?(?P<what>\S*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"""^```(?P<kind>python|diff)(?: title="(?P<what>[^"]*)")?\n(?P<text>.*?)^```$""",
+    re.MULTILINE | re.DOTALL,
+)
 SECTIONS = re.split(r"^## ", (ROOT / "docs/extend.md").read_text(), flags=re.MULTILINE)[1:]
 
 
@@ -34,8 +37,8 @@ def test_a_thing_is_added_as_the_page_says(copy: Path, section: str) -> None:
         if block["kind"] == "diff":
             command = ["git", "apply", "--unidiff-zero", "-"]
             subprocess.run(command, input=block["text"], text=True, cwd=copy, check=True)
-        elif file := block["what"].removeprefix("file=").removesuffix("run"):
-            (copy / file).write_text(block["text"])
+        elif block["what"] != "run":
+            (copy / block["what"]).write_text(block["text"])
         else:
             environment = os.environ | {"PYTHONPATH": str(copy)}
             subprocess.run([sys.executable, "-c", block["text"]], cwd=copy, env=environment, check=True)

@@ -1,0 +1,50 @@
+"""The pages are as their scripts make them, and every link leads to something."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+
+
+def test_the_list_of_params_is_that_of_the_classes() -> None:
+    spec = importlib.util.spec_from_file_location("params_page", ROOT / "docs/params.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs/params.md").read_text() == module.page()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, part = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if part:
+            heads = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.MULTILINE)
+            assert part in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, target
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "docs", copy / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", copy)
+    command = ["zensical", "build", "--strict"]
+    ran = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    site = copy / "build/site"
+    pages = {path.parent.name for path in site.rglob("index.html")}
+    assert pages >= {page.stem for page in (ROOT / "docs").glob("*.md") if page.stem != "index"}
+    for file in site.rglob("*.html"):
+        assert not re.search(r"(src|href)=\"https?://[^\"]+\.(js|css)", file.read_text()), file
