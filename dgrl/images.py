@@ -16,6 +16,7 @@ import PIL.Image
 import simplejpeg
 
 from dgrl.errors import InputError
+from dgrl.limits import limits
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged image is an InputError
 
@@ -24,7 +25,6 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)  # likewise
 PIL.Image.MAX_IMAGE_PIXELS = None  # ours is stricter, and names the file
 
 Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
-MAX_PIXELS = 64 * 2**20
 _FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM"]
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"}
@@ -45,24 +45,25 @@ _PROBLEMS = (
 )
 
 
-def decode(data: bytes, name: str) -> Image:
+def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
     """Decode the bytes of an image file (PNG, JPEG, BMP, ...) to RGB.
 
     Args:
         data: the file's bytes.
         name: what to call the image in an error message.
+        pixels: the most that it may have; by default the limit ``image_pixels``.
 
     Raises:
-        InputError: if the bytes are not a whole image, or it has more than ``MAX_PIXELS`` pixels.
+        InputError: if the bytes are not a whole image, or it has more pixels.
     """
-    data = _check(data, name)
+    data = _check(data, name, limits().image_pixels if pixels is None else pixels)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{name} is not a readable image; restore the file from its source")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
-def _check(data: bytes, name: str) -> bytes:
+def _check(data: bytes, name: str, pixels: int) -> bytes:
     """What of the file OpenCV shall decode; refused is what it would decode in part, or into too much memory.
 
     Of a JPEG all scans must be there: one that is cut between two of them decodes without a complaint, only
@@ -71,12 +72,13 @@ def _check(data: bytes, name: str) -> bytes:
     try:
         data = _essential(data) if data.startswith(_PNG) else data
         check = _check_jpeg if data.startswith(b"\xff\xd8") else _check_other
-        width, height = check(data)
+        width, height = check(data, pixels)
     except _PROBLEMS:
         raise InputError(f"{name} is not a readable image; restore the file from its source") from None
-    if width * height > MAX_PIXELS:
+    if width * height > pixels:
         raise InputError(
-            f"{name} has {width}x{height} pixels, over the limit of {MAX_PIXELS}; make it smaller"
+            f"{name} has {width}x{height} pixels, over the limit of {pixels}; make it smaller or raise "
+            "limits.image_pixels"
         )
     return data
 
@@ -100,10 +102,10 @@ def _essential(png: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _check_jpeg(data: bytes) -> tuple[int, int]:
+def _check_jpeg(data: bytes, pixels: int) -> tuple[int, int]:
     """Width and height; ValueError where libjpeg warns (a premature end), which Pillow and OpenCV ignore."""
     height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    if width * height <= MAX_PIXELS:
+    if width * height <= pixels:
         space = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
         simplejpeg.decode_jpeg(
             data, colorspace=space, min_height=1, min_width=1, min_factor=8
@@ -136,10 +138,10 @@ def _check_scans(jpeg: bytes) -> None:
         raise ValueError("a scan is missing")
 
 
-def _check_other(data: bytes) -> tuple[int, int]:
+def _check_other(data: bytes, pixels: int) -> tuple[int, int]:
     """Width and height; an error of ``_PROBLEMS`` where the file is cut."""
     with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
-        if file.width * file.height <= MAX_PIXELS:
+        if file.width * file.height <= pixels:
             file.load()
         return file.size
 

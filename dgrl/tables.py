@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from dgrl.errors import InputError, MissingError
 from dgrl.files import atomic_file, atomic_folder
 from dgrl.images import Image, decode, encode_png, pixel_sha256
+from dgrl.limits import limits
 
 ROWS_PER_SHARD = 1024
 BYTES_PER_SHARD = 256 * 2**20  # of encoded images; pyarrow reads no row group with 2 GiB of them
@@ -99,8 +100,9 @@ class ImageRow:
         )
 
     def pixels(self) -> Image:
-        """Decode the image."""
-        return decode(self.data, f"{self.path} ({self.image_id})")
+        """Decode the image, which may be as large as it was when it came into the table."""
+        pixels = max(limits().image_pixels, self.width * self.height)
+        return decode(self.data, f"{self.path} ({self.image_id})", pixels)
 
 
 def write_table(folder: Path, rows: Iterable[ImageRow]) -> int:

@@ -74,9 +74,12 @@ def start(
 
 
 def _params() -> "Params":
+    from dgrl.limits import use
     from pipeline.params import load_params
 
-    return load_params()
+    params = load_params()
+    use(params.limits)
+    return params
 
 
 @app.command()

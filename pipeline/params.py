@@ -9,6 +9,7 @@ from dgrl.config import Section
 from dgrl.datasets.catalog import parse_source
 from dgrl.errors import InputError
 from dgrl.evaluation.params import EvaluateParams
+from dgrl.limits import Limits
 from dgrl.mlr.protocol import MlrParams
 from dgrl.model.params import LossParams, ModelParams
 from dgrl.superres.params import RcanParams, SrParams
@@ -40,6 +41,7 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     runtime: RuntimeParams
+    limits: Limits
 
     @field_validator("source", mode="before")
     @classmethod

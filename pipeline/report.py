@@ -174,7 +174,7 @@ def _histogram(found: Evaluation) -> Plot:
     bins = similarities(found.query, found.gallery)
     edges = bins.similarity.tolist()
     series = [Series(name, edges, bins[name].tolist(), "steps") for name in ("positives", "negatives")]
-    means = [np.average(bins.similarity, weights=bins[each.label]) for each in series]
+    means = [(bins.similarity * bins[each.label]).sum() / 100 for each in series]
     alt = (
         f"Two histograms of cosine similarity. Positives, images of the query's person, have the mean "
         f"{means[0]:.2f}; negatives, images of others, {means[1]:.2f}."

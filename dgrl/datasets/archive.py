@@ -17,12 +17,10 @@ from typing import NamedTuple
 
 from dgrl.errors import InputError
 from dgrl.images import decode
+from dgrl.limits import limits
 from dgrl.tables import ImageRow
 
 logger = logging.getLogger(__name__)
-
-MAX_MEMBER_BYTES = 256 << 20  # a file in an archive, unpacked
-MAX_RATIO = 1000  # of a file's size to that of its packed bytes
 
 # What zipfile raises for a damaged file, beside its own BadZipFile
 _DAMAGE = (
@@ -57,16 +55,18 @@ class Archive:
     _zip: zipfile.ZipFile | None
     _used: set[str] = field(default_factory=set)
 
-    def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
+    def read(self, name: str, least: int = 0) -> bytes:
         """The bytes of one file.
 
         Args:
-            limit: of its size in bytes.
+            name: of the file.
+            least: bytes that it may have, whatever the limits are.
 
         Raises:
             InputError: if the file is larger, damaged, encrypted, compressed by an unknown method or may not
                 be read.
         """
+        limit = max(least, limits().file_bytes)
         if self._zip is None:
             with readable(self.path):
                 file = self.path / name
@@ -97,14 +97,16 @@ class Archive:
     def _check_size(self, name: str, size: int, limit: int) -> None:
         if size > limit:
             raise InputError(
-                f"{self.path}: {name} has {size} bytes, more than the limit of {limit}; leave it out"
+                f"{self.path}: {name} has {size} bytes, more than the limit of {limit}; leave it out, or "
+                "raise limits.file_bytes"
             )
 
     def _check_ratio(self, info: zipfile.ZipInfo) -> None:
-        if info.file_size > MAX_RATIO * info.compress_size:
+        ratio = limits().zip_ratio
+        if info.file_size > ratio * info.compress_size:
             raise InputError(
                 f"{self.path}: {info.filename} unpacks from {info.compress_size} to {info.file_size} bytes, "
-                f"more than the limit of {MAX_RATIO} to 1; leave it out"
+                f"more than the limit of {ratio} to 1; leave it out, or raise limits.zip_ratio"
             )
 
     def members(self, parse: Callable[[str], Member | None], example: str) -> list[Member]:

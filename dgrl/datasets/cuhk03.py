@@ -27,7 +27,8 @@ from dgrl.config import Section
 from dgrl.datasets.archive import open_archive, require_readable
 from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
-from dgrl.images import MAX_PIXELS, Image
+from dgrl.images import Image
+from dgrl.limits import limits
 from dgrl.tables import ImageRow
 
 Boxes = Literal["labelled", "detected"]
@@ -102,8 +103,9 @@ class Mat:
             raise self.error(name, "is no array")
         if found.external or found.is_virtual or found.file.filename != self.file.filename:
             raise self.error(name, "lies in another file, which is not read")
-        if found.size > 3 * MAX_PIXELS:
-            raise self.error(name, f"has {found.size} numbers (allowed: {3 * MAX_PIXELS})")
+        if found.size > (most := 3 * limits().image_pixels):
+            problem = f"has {found.size} numbers, more than the limit of {most} (3 limits.image_pixels)"
+            raise self.error(name, problem)
         return found
 
     def read(self, key: Any, name: str) -> npt.NDArray[Any]:

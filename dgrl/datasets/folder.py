@@ -13,6 +13,7 @@ from pydantic import field_validator, model_validator
 from dgrl.config import Section
 from dgrl.datasets.archive import Archive, Member, has_control, open_archive, require_readable
 from dgrl.errors import InputError
+from dgrl.limits import limits
 from dgrl.tables import DISTRACTOR, JUNK, QUERY, ImageRow
 
 COLUMNS = ("path", "person_id", "camera_id", "role", "subset")
@@ -212,6 +213,14 @@ def _wrong_columns(columns: list[str], word: str) -> str:
     return ""
 
 
+def _check_count(rows: int, table: Path) -> None:
+    most = limits().table_rows
+    if rows > most:
+        raise InputError(
+            f"{table} has {rows} rows or more, more than the limit of {most}; raise limits.table_rows"
+        )
+
+
 def _read_csv(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
     """Cells between commas, semicolons or tabs, as spreadsheets of several countries write them."""
     with table.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin UTF-8 with a mark
@@ -219,12 +228,17 @@ def _read_csv(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
         separator = max(",;\t", key=header.count)  # which the name of no column has
         file.seek(0)
         reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
-        rows = [row for row in reader if any(cell.strip() for cell in row)]
+        rows = []
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+                _check_count(len(rows) - 1, table)
     return (rows or [[]])[0], rows[1:]  # type: ignore[return-value]
 
 
 def _read_parquet(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
     with pq.ParquetFile(table) as file:  # read_table knows no repeated columns
+        _check_count(file.metadata.num_rows, table)
         content = file.read()
     return content.column_names, list(zip(*(column.to_pylist() for column in content.columns), strict=True))
 

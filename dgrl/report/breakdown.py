@@ -7,9 +7,10 @@ import pandas as pd
 from dgrl.evaluation.ranking import DISTRACTOR, Embeddings, Ranking, rank
 
 PAIRS = 30  # camera pairs at most
-BINS = 80  # of the histogram
+BINS = 60  # of the histogram, at most
 COLUMNS = ["rank1", "rank5", "rank10", "mAP"]
 _CHUNK = 256  # queries at once
+_FINE = 2000  # bins of -1 to 1, before the range that occurs is known
 
 Names = npt.NDArray[np.object_]
 
@@ -64,8 +65,8 @@ def similarities(query: Embeddings, gallery: Embeddings) -> pd.DataFrame:
         Columns ``similarity`` (the lower edge of a bin), ``positives`` (the query's person by another camera)
         and ``negatives`` (anybody else), in percent of each.
     """
-    edges = np.linspace(-1, 1, BINS + 1)
-    counts = np.zeros((2, BINS), np.int64)
+    edges = np.linspace(-1, 1, _FINE + 1)
+    counts = np.zeros((2, _FINE), np.int64)
     for start in range(0, len(query.features), _CHUNK):
         rows = slice(start, start + _CHUNK)
         values = np.clip(query.features[rows] @ gallery.features.T, -1, 1)
@@ -73,11 +74,13 @@ def similarities(query: Embeddings, gallery: Embeddings) -> pd.DataFrame:
         other = query.camera_ids[rows, None] != gallery.camera_ids
         counts[0] += np.histogram(values[same & other], edges)[0]
         counts[1] += np.histogram(values[~same], edges)[0]
-    used = np.flatnonzero(counts.any(axis=0))
-    kept = slice(max(used[0] - 1, 0), used[-1] + 2)  # an empty bin at each end
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    columns = {"similarity": edges[:-1], "positives": shares[0], "negatives": shares[1]}
-    return pd.DataFrame(columns)[kept]
+    first, last = np.flatnonzero(counts.any(axis=0))[[0, -1]]
+    step = -(-(last + 1 - first) // BINS)
+    merged = np.add.reduceat(counts, np.arange(first, last + 1, step), axis=1)
+    merged = np.pad(merged, ((0, 0), (1, 1)))  # an empty bin at each end
+    lower = -1 + 2 / _FINE * (first + step * np.arange(-1, merged.shape[1] - 1))
+    positives, negatives = 100 * merged / np.maximum(merged.sum(axis=1, keepdims=True), 1)
+    return pd.DataFrame({"similarity": lower, "positives": positives, "negatives": negatives})
 
 
 def _select(embeddings: Embeddings, chosen: npt.NDArray[np.bool_]) -> Embeddings:

@@ -134,7 +134,12 @@ class TableSRModel(SRModel):  # type: ignore[misc]
             if current_iter == self.first - 1:
                 self._resume(current_iter)
             return
-        super().optimize_parameters(current_iter)
+        try:
+            super().optimize_parameters(current_iter)
+        except RuntimeError as error:  # Adam's step is no float32
+            if "overflow" not in str(error):
+                raise
+            raise DivergedError(f"the step of {self._place(current_iter)} overflows; {_DIVERGED}") from None
         loss = self.log_dict["l_pix"]
         if not math.isfinite(loss):
             raise DivergedError(
