@@ -228,13 +228,14 @@ def _answers(
 
 
 def _table(answer: "Answer") -> Table:
-    table = Table(
-        "rank", "similarity", "answer", "image", "who, where", title=f"{answer.name} ({answer.note})"
-    )
+    answered = ["answer"] if any(match.answer for match in answer.matches) else []
+    headings = ["rank", "similarity", *answered, "image", "who, where"]
+    table = Table(*headings, title=f"{answer.name} ({answer.note})")
     for column in table.columns:
         column.overflow = "fold"
     for rank, match in enumerate(answer.matches, 1):
-        table.add_row(str(rank), f"{match.similarity:.3f}", match.answer, match.name, match.caption)
+        verdict = [match.answer] if answered else []
+        table.add_row(str(rank), f"{match.similarity:.3f}", *verdict, match.name, match.caption)
     return table
 
 

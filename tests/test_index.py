@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,6 +167,28 @@ def test_a_damaged_index_is_refused(tmp_path: Path, file: str, damage: str) -> N
     if damage != "gone":
         (folder / file).write_bytes(data[: len(data) // 2] if damage == "cut" else b"noise" * 100)
     with pytest.raises(InputError, match=r"(index again|makes one)$"):
+        Index.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("image_path", "0.png", "an image twice"),
+        ("image_path", None, "other columns"),
+        ("resolution", 5, "other columns"),
+        ("other", "x", "other columns"),
+    ],
+)
+def test_rows_that_are_none_of_an_index(tmp_path: Path, column: str, value: object, said: str) -> None:
+    folder = tmp_path / "index"
+    index_of(random_vectors(count=3)).save(folder)
+    table = pq.read_table(folder / "rows.parquet")
+    array = pa.array([value] * 3, pa.int64() if value == 5 else pa.string())
+    field = pa.field(column, array.type, nullable=value is None)
+    place = table.schema.get_field_index(column)
+    changed = table.append_column(field, array) if place < 0 else table.set_column(place, field, array)
+    pq.write_table(changed, folder / "rows.parquet")
+    with pytest.raises(InputError, match=f"{said}.*index again$"):
         Index.load(folder)
 
 

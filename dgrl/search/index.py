@@ -95,7 +95,7 @@ class Index:
             raise InputError(f"{folder} is no index (it has no index.json); dgrl index makes one")
         try:
             described = _Description.parse(json.loads(file.read_text()), "", str(file))
-            rows = pq.read_table(folder / "rows.parquet", schema=SCHEMA).to_pandas()
+            rows = _read_rows(folder / "rows.parquet")
             vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
             index = (
                 _import_faiss().read_index(str(folder / "faiss.index")) if described.kind != "exact" else None
@@ -212,6 +212,16 @@ def changing(folder: Path) -> Iterator[None]:
     """Keep other processes from changing the index in the meantime; they wait."""
     with locked(folder.with_name(f".{folder.name}.change"), f"waiting for another change of {folder}"):
         yield
+
+
+def _read_rows(file: Path) -> pd.DataFrame:
+    table = pq.read_table(file)
+    if not table.schema.equals(SCHEMA):
+        raise ValueError(f"{file.name} has other columns")
+    rows: pd.DataFrame = table.to_pandas()
+    if rows.image_path.duplicated().any():
+        raise ValueError(f"{file.name} has an image twice")
+    return rows
 
 
 def _build(kind: Kind, vectors: Vectors) -> Any:
