@@ -203,10 +203,16 @@ def _batches(train: dict[str, Any], training: pd.DataFrame) -> dict[str, Any]:
     batch = max(2, min(train["persons_per_batch"], len(set(persons))))
     steps = PersonBatchSampler(persons, batch, train["pairs_per_person"], 0).batches_per_epoch
     epochs = math.ceil(STEPS / steps)
+    smaller = batch / train["persons_per_batch"]  # which wants as much smaller steps, or the loss rises
+    fitted = {
+        **train,
+        "persons_per_batch": batch,
+        "learning_rate": round(train["learning_rate"] * smaller, 4),
+    }
     if epochs <= train["epochs"]:
-        return {**train, "persons_per_batch": batch}
+        return fitted
     late = {"epochs": epochs, "decay_every": max(1, epochs * 3 // 4), "warmup_epochs": max(1, epochs // 10)}
-    return {**train, "persons_per_batch": batch, **late}
+    return fitted | late
 
 
 # The project's files

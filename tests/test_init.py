@@ -56,6 +56,9 @@ def test_shrunk_queries_where_no_camera_is_of_low_resolution(project: Path) -> N
     assert params.mlr.lr_camera["shop"] == "gate"
     assert "shop" not in params.mlr.real_lr
     assert params.train.persons_per_batch == 5  # half of ten are held out
+    assert params.train.learning_rate == pytest.approx(
+        0.02 * 5 / 12, abs=1e-4
+    )  # as much smaller as the batch
     assert check("shop", params)
 
 

@@ -59,7 +59,7 @@ def test_the_tutorial_leads_to_a_report(tmp_path: Path, environment: dict[str, s
     assert re.search(
         r"^epoch 50: loss \d+\.\d+, \d+ images/s$", said, re.MULTILINE
     )  # a line an epoch, unpadded
-    assert said.count("looks most like") == 10
+    assert said.count("images/yard/p") >= 3  # what the search found
     assert "all 10 persons train" in said
     code = "import dgrl, sys; sys.exit(not dgrl.__file__.startswith(sys.argv[1]))"
     run([sys.executable, "-c", code, environment["PYTHONPATH"]], project, environment)
