@@ -1,28 +1,29 @@
-"""Whether a run that is killed again and again ends with the weights of one that is not.
+"""Whether stages that are killed again and again end with the bytes of a run that is not.
 
-python benchmarks/kills.py [--kills 20] [--seed 0]
+python benchmarks/kills.py [--kills 100] [--seed 0]
 
-A clone of this repository's last commit trains a tiny network under DVC. Runs are killed at random moments,
-by SIGKILL, SIGTERM and SIGINT in turn, sent to the training and to DVC in turn (DVC gets SIGINT with its
-whole process group, as from Ctrl-C in a terminal); then `dvc repro` runs again. Whenever a run ends, its
-model must have the digest of the one that was never killed. Exit status 1 if one has not, if a run fails that
-was not killed, or if anything temporary is left at the end.
+In a copy of this repository, all six stages run under DVC on a tiny set. Then each in turn is run again and
+killed at a random moment, by SIGKILL, SIGTERM and SIGINT in turn. Who is killed changes in turn, too: DVC
+(with SIGINT its whole process group, as from Ctrl-C in a terminal), the stage's process, a child of it
+(RCAN's training, a worker of a pool; the stage where it has none), and, without DVC, two processes of the
+stage that run at once, one of them or both. After every second kill the stage is run to its end.
+
+Whenever it ends, what it has written must be the bytes that were there before the first kill, and so must,
+always, be what other stages have written. A dvc.lock that DVC was just writing is deleted. Exit status 1 if
+the bytes differ, if a run fails that was not killed, or if anything temporary is left at the end.
 """
 
 import argparse
-import json
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import yaml
 
@@ -30,226 +31,261 @@ from dgrl.files import sha256
 from dgrl.random import named_generator
 
 REPOSITORY = Path(__file__).parents[1]
+COPIED = ("dgrl", "pipeline", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-TARGETS = ["training", "dvc"]
-RERUN = ["repro", "--force", "--no-run-cache", "--single-item", "train@synthetic"]
-STEPS = 96  # of the training
-ENDING = 5  # every so many runs, one is not killed
+TARGETS = ["dvc", "stage", "child", "two"]
+ENDING = 2  # kills of a stage, until it is run to its end
+PATIENCE = 600  # seconds for what must end by itself
+STAGES = {  # of the command line: name in dvc.yaml, and the folders below data/synthetic that it writes
+    "download synthetic": ("download@synthetic", ["images"]),
+    "split synthetic": ("split@synthetic", ["mlr"]),
+    "pretrain-sr synthetic 2": ("pretrain_sr@synthetic-2", ["rcan"]),
+    "cache-sr synthetic": ("cache_sr@synthetic", ["sr"]),
+    "train synthetic": ("train@synthetic", ["dgrl"]),
+    "evaluate synthetic": ("evaluate@synthetic", ["eval"]),
+}
 
-MOMENTS = ["start", "step", "checkpoint", "publishing"]
-SHARES = [0.1, 0.45, 0.25, 0.2]  # of the kills
-DELAYS = {"step": 0.2, "checkpoint": 0.1, "publishing": 1.0}  # seconds at most, after the moment has come
-
-
-def tiny_params() -> dict[str, Any]:
-    """A run of ``STEPS`` short steps, with a checkpoint every eight."""
-    params: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    params["source"]["synthetic"] |= {"persons": 16, "width": 32, "height": 64}
-    params["mlr"]["factors"] = params["rcan"]["scales"] = [2]
-    params["rcan"] |= {"iterations": 10, "warmup": 2}
-    params["sr"]["method"] = "bicubic"
-    params["model"] |= {"height": 32, "width": 32, "side_branches": False, "dimension": 16, "groups": 4}
-    params["train"] |= {"persons_per_batch": 4, "epochs": 12}
-    params["runtime"] |= {"log_every": 1, "checkpoint_every": 8}
-    params["train"]["ema_decay"] = 0.9
-    return params
+Digests = dict[str, str]
 
 
 class Failure(Exception):  # noqa: N818
     """What must not happen."""
 
 
-class Run:
-    """``dvc`` in a clone of the project, in a process group of its own."""
+def tiny_params() -> dict[str, Any]:
+    """Stages of a second or two, in several shards, steps and checkpoints."""
+    params: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    params["source"]["synthetic"] |= {"persons": 16, "width": 32, "height": 64}
+    params["mlr"]["factors"] = params["rcan"]["scales"] = [2]
+    params["rcan"] |= {"iterations": 200, "warmup": 2}
+    params["model"] |= {"height": 32, "width": 32, "side_branches": False, "dimension": 16, "groups": 4}
+    params["train"] |= {"persons_per_batch": 4, "epochs": 6, "ema_decay": 0.9}
+    params["runtime"] |= {"log_every": 1, "checkpoint_every": 4, "workers": 2}
+    return params
 
-    def __init__(self, project: Path, arguments: list[str]) -> None:
-        self.project = project
-        self.log = project.with_suffix(".log")
-        self.live = project / "data/synthetic/dgrl/live/metrics.json"
-        environment = os.environ | {
+
+class Project:
+    """A copy of the project, in which commands are started in process groups of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "project"
+        self.log = folder / "log.txt"
+        for name in COPIED:
+            source, copy = REPOSITORY / name, self.folder / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False))
+        subprocess.run(["git", "init", "--quiet"], cwd=self.folder, check=True)
+        commit = ["-c", "user.name=kills", "-c", "user.email=kills@example.org", "commit", "--allow-empty"]
+        subprocess.run(
+            ["git", *commit, "--quiet", "-m", "project"], cwd=self.folder, check=True
+        )  # for DVCLive
+        self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(project),
-            "DVC_SITE_CACHE_DIR": str(project.with_suffix(".cache")),
+            "PYTHONPATH": str(self.folder),
+            "DVC_SITE_CACHE_DIR": str(folder / "cache"),
         }
-        with self.log.open("w") as log:
-            self.process = psutil.Popen(
-                [sys.executable, "-m", "dvc", *arguments],
-                cwd=project,
-                env=environment,
+
+    def start(self, *words: str) -> psutil.Popen:
+        """Start ``python -m``."""
+        with self.log.open("a") as log:
+            return psutil.Popen(
+                [sys.executable, "-m", *words],
+                cwd=self.folder,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_heed_interrupts,
             )
 
-    def ended(self) -> bool:
-        return self.process.poll() is not None
+    def start_stage(self, stage: str, *, dvc: bool) -> psutil.Popen:
+        """Start a stage, whatever it has written before."""
+        if not dvc:
+            return self.start("pipeline", *stage.split())
+        rerun = ["--force", "--no-run-cache", "--single-item"]
+        return self.start("dvc", "repro", *rerun, STAGES[stage][0])
 
-    def finish(self) -> None:
-        """Wait for the end.
+    def mend_lock(self) -> bool:
+        """Delete a dvc.lock that DVC was writing when it was killed, as its user must; whether it was one."""
+        lock = self.folder / "dvc.lock"
+        if not lock.exists():
+            return False
+        try:
+            damaged = not {"schema", "stages"} <= set(yaml.safe_load(lock.read_text()) or ())
+        except yaml.YAMLError:
+            damaged = True
+        if damaged:
+            lock.unlink()
+        return damaged
+
+    def finish(self, run: psutil.Popen) -> None:
+        """Wait for a good end.
 
         Raises:
-            Failure: if it is not a good one.
+            Failure: if it is another.
         """
-        if status := self.process.wait():
-            raise Failure(f"dvc ended with status {status}:\n{self.log.read_text()}")
+        if status := run.wait(PATIENCE):
+            raise Failure(f"{run.args} ended with status {status}:\n{self.log.read_text()[-5000:]}")
 
-    def training(self) -> psutil.Process | None:
-        """The process of the train stage."""
-        try:
-            found = [each for each in self.process.children(recursive=True) if "train" in each.cmdline()]
-        except psutil.NoSuchProcess:
-            return None
-        return found[0] if found else None
+    def digests(self) -> dict[str, Digests]:
+        """What each stage has published: the SHA-256 of each file, less the curves, which hold the speed."""
+        return {stage: self._digests(folders) for stage, (_, folders) in STAGES.items()}
 
-    def kill(self, number: signal.Signals, target: str) -> bool:
-        """Send the signal and wait until nothing of the run is left; False if the target was not there."""
-        everything = [self.process, *self.process.children(recursive=True)]
-        victim = self.process if target == "dvc" else self.training()
-        if victim is None or self.ended():
-            return False
+    def _digests(self, folders: list[str]) -> Digests:
+        root = self.folder / "data/synthetic"
+        files = (path for folder in folders for path in (root / folder).rglob("*") if path.is_file())
+        names = {str(path.relative_to(root)): path for path in files}
+        return {
+            name: sha256(path)
+            for name, path in names.items()
+            if "/live/" not in name and "/." not in name and not name.endswith(".gitignore")
+        }
+
+    def left(self) -> list[Path]:
+        """Temporary files, locks and resume states."""
+        hidden = [path for path in self.folder.glob("data/**/.*") if path.suffix in {".tmp", ".lock"}]
+        return [*hidden, *(path for path in self.folder.glob(".work/*") if path.suffix != ".json")]
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else inherited as ignored from a shell's `&`
+
+
+def stage_process(run: psutil.Popen) -> psutil.Process | None:
+    """The stage that DVC has started."""
+    return next((each for each in descendants(run) if "pipeline" in each.cmdline()), None)
+
+
+def descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(run: psutil.Popen, number: signal.Signals, target: str) -> bool:
+    """Kill one process of a run and wait for the end of all; False if the run had ended or was not hurt."""
+    everything = [run, *descendants(run)]
+    victim: psutil.Process | None = run
+    if target in ("stage", "child") and "dvc" in run.args:
+        victim = stage_process(run)
+    if target == "child" and victim is not None:
+        victim = next(iter(descendants(victim)), victim)
+    try:
         if target == "dvc" and number == signal.SIGINT:
-            os.killpg(victim.pid, number)
-        else:
+            os.killpg(run.pid, number)
+        elif victim is not None:
             victim.send_signal(number)
-        _, alive = psutil.wait_procs(everything, timeout=60)
-        if alive:
-            raise Failure(f"{alive} outlived {number.name} to {target}")
-        return True
-
-    def origin(self) -> int | None:
-        """The step that the training began at, as it says itself; None if it has not begun."""
-        text = self.log.read_text()
-        resumed = re.search(r"resume at step (\d+)", text)
-        begun = re.search(r"train \d+ persons", text)
-        return int(resumed[1]) if resumed else 0 if begun else None
-
-    def step(self) -> int:
-        """The last one that was logged, 0 if none was."""
-        try:  # DVC deletes an earlier run's file before the training begins
-            metrics = self.live.read_text() if self.origin() is not None else "{}"
-            return int(json.loads(metrics).get("step", 0))
-        except (FileNotFoundError, json.JSONDecodeError):  # not yet, or being written
-            return 0
-
-    def writes_checkpoint(self) -> bool:
-        return any(self.project.glob(".work/train-*/.checkpoint.pt.*.tmp"))
-
-    def publishes(self) -> bool:
-        return self.step() == STEPS and any(self.live.parents[1].glob("*model.safetensors*"))
-
-    def where(self) -> str:
-        """How far the run has come."""
-        training = self.training() is not None
-        if self.publishes():
-            return "publishing" if training else "after the training"
-        if self.writes_checkpoint():
-            return f"writing checkpoint {self.step()}"
-        if step := self.step():
-            return f"step {step}"
-        return "imports, decoding" if training else "before the training"
+    except (psutil.NoSuchProcess, ProcessLookupError):  # it has just ended
+        victim = None
+    _, alive = psutil.wait_procs(everything, timeout=PATIENCE)
+    if alive:
+        raise Failure(f"{alive} outlived {number.name} to {target}")
+    return victim is not None and run.wait() != 0
 
 
-def wait_for(run: Run, condition: Callable[[], bool]) -> None:
-    """Until the condition holds or the run has ended."""
-    while not condition() and not run.ended():
-        time.sleep(0.002)
+class Kills:
+    """The kills of a project, and what they must leave as it is."""
+
+    def __init__(self, project: Project, seed: int) -> None:
+        self.project, self.seed = project, seed
+        self.done = self.equal = self.locks = 0  # kills, runs that ended, files of DVC that were damaged
+        project.finish(project.start("dvc", "repro", "inputs@synthetic"))
+        self.seconds = {stage: self._measure(stage) for stage in STAGES}
+        self.expected = project.digests()
+
+    def _measure(self, stage: str) -> float:
+        """How long the stage takes under DVC, run for the first time."""
+        begun = time.monotonic()
+        self.project.finish(self.project.start_stage(stage, dvc=True))
+        return time.monotonic() - begun
+
+    def run(self, kills: int) -> None:
+        """Kill until there were as many kills, and print each.
+
+        Raises:
+            Failure: see the top of this file.
+        """
+        print(f"seed {self.seed}; kills so far, moment (s), stage, signal, target, outcome", flush=True)
+        attempt = 0
+        while self.done < kills:
+            stage = list(STAGES)[attempt // ENDING % len(STAGES)]
+            turn = attempt + attempt // (
+                ENDING * len(STAGES)
+            )  # so that each stage meets each signal and target
+            self._strike(attempt, stage, SIGNALS[turn % len(SIGNALS)], TARGETS[turn % len(TARGETS)])
+            attempt += 1
+            if attempt % ENDING == 0 or self.done >= kills:  # the next stage needs what this one writes
+                self._end(stage, dvc=attempt % 4 == 0)
+        if left := self.project.left():
+            raise Failure(f"left at the end: {left}")
+        print(f"{self.done} kills: {self.outcome}")
+
+    @property
+    def outcome(self) -> str:
+        """What followed, in one line."""
+        return (
+            f"{self.equal} runs to the end afterwards, all with equal bytes, nothing left; "
+            f"dvc.lock damaged, by DVC, and deleted: {self.locks}; seed {self.seed}"
+        )
+
+    def _strike(self, attempt: int, stage: str, number: signal.Signals, target: str) -> None:
+        moment = named_generator("kills", self.seed, attempt).random() * self.seconds[stage]
+        runs = [
+            self.project.start_stage(stage, dvc=target != "two") for _ in range(2 if target == "two" else 1)
+        ]
+        if target in ("stage", "child"):
+            while stage_process(runs[0]) is None and runs[0].poll() is None:
+                time.sleep(0.02)
+        time.sleep(moment if target == "dvc" else 0.6 * moment)  # without DVC's own start
+        spared = runs[1:] if attempt % 2 else []
+        killed = sum(kill(run, number, target) for run in runs if run not in spared)
+        self.done += killed
+        shown = f"{killed} killed" if killed else "ended well"
+        self.locks += self.project.mend_lock()
+        print(f"{self.done:4} {moment:6.2f}  {stage:24} {number.name:8} {target:6} {shown}", flush=True)
+        for run in runs if not killed else spared:  # which may have waited for the other
+            self.project.finish(run)
+        self._check(stage, ended=bool(spared))
+
+    def _end(self, stage: str, *, dvc: bool) -> None:
+        self.project.finish(self.project.start_stage(stage, dvc=dvc))
+        self._check(stage, ended=True)
+
+    def _check(self, stage: str, *, ended: bool) -> None:
+        """Compare with the bytes before the first kill, of which DVC deletes some before a stage runs."""
+        for each, found in self.project.digests().items():
+            expected = self.expected[each]
+            if found != expected and (ended or each != stage or not found.items() <= expected.items()):
+                raise Failure(f"{each} has other files after a kill of {stage}: {found}, not {expected}")
+        if ended:
+            self.equal += 1
 
 
-def wait_for_moment(run: Run, rng: np.random.Generator, startup: float) -> None:
-    """A moment drawn at random; it may come after the run's end."""
-    moment = rng.choice(MOMENTS, p=SHARES)
-    share = rng.random()
-    if moment == "start":
-        time.sleep(share * startup)
-        return
-    if moment == "publishing":
-        wait_for(run, run.publishes)
-    else:
-        wait_for(run, lambda: run.origin() is not None)
-        step = int(rng.integers(run.origin() or 0, STEPS, endpoint=True))
-        wait_for(run, lambda: run.step() >= step)
-    if moment == "checkpoint":
-        wait_for(run, run.writes_checkpoint)
-    time.sleep(share * DELAYS[moment])
-
-
-def strike(run: Run, number: signal.Signals, target: str, rng: np.random.Generator, startup: float) -> str:
-    """Kill at a random moment; returns how far the run had come, or nothing if it ended first."""
-    wait_for_moment(run, rng, startup)
-    if target == "training":
-        wait_for(run, lambda: run.training() is not None)
-    where = run.where()
-    return where if run.kill(number, target) else ""
-
-
-def kill_often(project: Path, kills: int, seed: int) -> None:
-    """Print what happened to each run.
+def kill_stages(kills: int, seed: int) -> tuple[int, str]:
+    """Kill stages in a project of its own; returns the number of kills and what followed.
 
     Raises:
-        Failure: if a model differs, a run fails that was not killed, or something is left.
+        Failure: see the top of this file.
     """
-    expected, startup = first_run(project)
-    print(f"{'run':>3}  {'began at':11}{'killed by':21}{'when it was at':24}model")
-    killed = number = 0
-    spared = False
-    while killed < kills or not spared:
-        number += 1
-        spared = killed == kills or number % ENDING == 0
-        name, target = SIGNALS[killed % len(SIGNALS)], TARGETS[killed % len(TARGETS)]
-        run = Run(project, RERUN)
-        rng = named_generator("kills", seed, number)
-        where = "" if spared else strike(run, name, target, rng, startup)
-        if not where:
-            run.finish()
-        killed += bool(where)
-        model = ""
-        if run.process.wait() == 0:
-            model = "equal" if model_digest(project) == expected else "DIFFERENT"
-        by = f"{name.name} to {target}" if where else "-"
-        print(f"{number:3}  {began_at(run):11}{by:21}{where or 'ended':24}{model}", flush=True)
-        if model == "DIFFERENT":
-            raise Failure(f"run {number} has other weights than the one that was not killed")
-    if left := [*project.glob(".work/train-*"), *project.glob("data/**/.*.tmp")]:
-        raise Failure(f"left at the end: {left}")
-    print(f"{killed} kills in {number} runs; every run that ended has the same weights")
-
-
-def first_run(project: Path) -> tuple[str, float]:
-    """The digest of the model that no kill disturbed, and the seconds from DVC's start to the first step."""
-    Run(project, ["repro", "cache_sr@synthetic"]).finish()
-    started = time.monotonic()
-    run = Run(project, RERUN)
-    wait_for(run, lambda: run.step() > 0)
-    startup = time.monotonic() - started
-    run.finish()
-    return model_digest(project), startup
-
-
-def began_at(run: Run) -> str:
-    origin = run.origin()
-    return "-" if origin is None else f"step {origin}" if origin else "the start"
-
-
-def model_digest(project: Path) -> str:
-    return sha256(project / "data/synthetic/dgrl/model.safetensors")
+    with tempfile.TemporaryDirectory() as folder:
+        harness = Kills(Project(Path(folder)), seed)
+        harness.run(kills)
+        return harness.done, harness.outcome
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # else inherited as ignored from a shell's `&`
-    with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
-        subprocess.run(["git", "clone", "--quiet", REPOSITORY, project], check=True)
-        (project / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False))
-        try:
-            kill_often(project, args.kills, args.seed)
-        except Failure as failure:
-            sys.exit(f"failed: {failure}")
+    try:
+        kill_stages(args.kills, args.seed)
+    except Failure as failure:
+        sys.exit(f"failed: {failure}")
 
 
 if __name__ == "__main__":

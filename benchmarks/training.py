@@ -148,7 +148,7 @@ def ours(case: Case) -> list[float]:
     ):
         batches = Batches(*case.banks(), AUGMENT, case.train, case.device, ALONE)
         train(
-            build(case.model, batches.persons, case.train.seed),
+            build(case.model, batches.persons, case.train.seed)[0],
             partial(loss_terms, params=LOSS),
             batches,
             case.train,

@@ -1,4 +1,4 @@
-"""The base of every section of ``params.yaml``: frozen, typed, validated."""
+"""The base of every section of parameters: frozen, typed, validated."""
 
 from typing import Annotated, Any, Self
 
@@ -10,18 +10,18 @@ IntTuple = Annotated[tuple[int, ...], Strict(False)]  # YAML has lists, a frozen
 
 
 class Section(BaseModel):
-    """A section of ``params.yaml``. A subclass lists its keys, their types and what is allowed."""
+    """A section of parameters. A subclass lists its keys, their types and what is allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, values: Any, name: str, file: str = "params.yaml") -> Self:
+    def parse(cls, values: Any, name: str, file: str = "") -> Self:
         """Validate ``values`` as read from YAML.
 
         Args:
             values: the mapping of keys to values.
             name: the section's name, for the message; empty for the whole file.
-            file: where the values come from, for the message.
+            file: where the values come from, for the message; empty where the caller says so.
 
         Raises:
             InputError: naming each wrong key, its value and what is allowed.
@@ -30,7 +30,7 @@ class Section(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             found = "; ".join(_explain(cls, name, detail) for detail in error.errors())
-            raise InputError(f"{file}: {found}") from None
+            raise InputError(": ".join(filter(None, [file, found]))) from None
 
 
 def _explain(section: type[Section], name: str, detail: Any) -> str:
@@ -41,6 +41,8 @@ def _explain(section: type[Section], name: str, detail: Any) -> str:
         return f"{key} is missing"
     reason = detail["msg"].removeprefix("Value error, ")
     reason = reason[0].lower() + reason[1:]
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+        reason = "should be text; put it in quotes, as in '001'"
     if detail["type"] == "value_error" and isinstance(detail["input"], dict):
         return ": ".join(filter(None, [key, reason]))  # of several keys together, which the reason names
     return " = ".join(filter(None, [key, repr(detail["input"])])) + f": {reason}"

@@ -28,6 +28,14 @@ class InputError(Exception):
         super().__init__("".join(c if c.isprintable() else " " for c in message))
 
 
+class DivergedError(InputError):
+    """The loss or a weight is not finite; the message names the learning rate."""
+
+
+class MissingError(InputError):
+    """A result of an earlier step is missing or damaged; it must be written again."""
+
+
 class WorkerError(InputError):
     """Another process of this run was killed; the message says what to lower."""
 

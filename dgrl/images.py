@@ -2,8 +2,11 @@
 
 import hashlib
 import io
+import logging
+import re
 import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 
 import cv2
@@ -13,15 +16,21 @@ import PIL.Image
 import simplejpeg
 
 from dgrl.errors import InputError
+from dgrl.limits import limits
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged image is an InputError
 
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # likewise
 PIL.Image.MAX_IMAGE_PIXELS = None  # ours is stricter, and names the file
 
 Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
-MAX_PIXELS = 64 * 2**20
 _FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM"]
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"}
+_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # JPEG's markers of what libjpeg decodes
+_PROGRESSIVE = {0xC2, 0xCA}
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # after the bytes of a scan
 _PROBLEMS = (
     OSError,
     ValueError,
@@ -30,56 +39,109 @@ _PROBLEMS = (
     IndexError,
     TypeError,
     KeyError,
+    AttributeError,
     struct.error,
     UserWarning,
 )
 
 
-def decode(data: bytes, name: str) -> Image:
+def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
     """Decode the bytes of an image file (PNG, JPEG, BMP, ...) to RGB.
 
     Args:
         data: the file's bytes.
         name: what to call the image in an error message.
+        pixels: the most that it may have; by default the limit ``image_pixels``.
 
     Raises:
-        InputError: if the bytes are not a whole image, or it has more than ``MAX_PIXELS`` pixels.
+        InputError: if the bytes are not a whole image, or it has more pixels.
     """
-    _check(data, name)
+    data = _check(data, name, limits().image_pixels if pixels is None else pixels)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{name} is not a readable image; restore the file from its source")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
-def _check(data: bytes, name: str) -> None:
-    """Refuse what OpenCV would decode in part, or into more memory than there is."""
+def _check(data: bytes, name: str, pixels: int) -> bytes:
+    """What of the file OpenCV shall decode; refused is what it would decode in part, or into too much memory.
+
+    Of a JPEG all scans must be there: one that is cut between two of them decodes without a complaint, only
+    coarser. One that its encoder left incomplete looks the same, and is refused too.
+    """
     try:
+        data = _essential(data) if data.startswith(_PNG) else data
         check = _check_jpeg if data.startswith(b"\xff\xd8") else _check_other
-        width, height = check(data)
+        width, height = check(data, pixels)
     except _PROBLEMS:
         raise InputError(f"{name} is not a readable image; restore the file from its source") from None
-    if width * height > MAX_PIXELS:
+    if width * height > pixels:
         raise InputError(
-            f"{name} has {width}x{height} pixels, over the limit of {MAX_PIXELS}; make it smaller"
+            f"{name} has {width}x{height} pixels, over the limit of {pixels}; make it smaller or raise "
+            "limits.image_pixels"
         )
+    return data
 
 
-def _check_jpeg(data: bytes) -> tuple[int, int]:
+def _essential(png: bytes) -> bytes:
+    """A PNG without the chunks that change no pixel, of whose faults libpng prints lines.
+
+    Raises:
+        ValueError: if a chunk that is kept differs from its checksum.
+        struct.error: if it is cut.
+    """
+    kept, place, kind = [_PNG], len(_PNG), b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", png, place)
+        end = place + 12 + length
+        if kind in _PNG_CHUNKS:
+            if zlib.crc32(png[place + 4 : end - 4]) != struct.unpack_from(">I", png, end - 4)[0]:
+                raise ValueError("a chunk differs from its checksum")
+            kept.append(png[place:end])
+        place = end
+    return b"".join(kept)
+
+
+def _check_jpeg(data: bytes, pixels: int) -> tuple[int, int]:
     """Width and height; ValueError where libjpeg warns (a premature end), which Pillow and OpenCV ignore."""
     height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    if width * height <= MAX_PIXELS:
+    if width * height <= pixels:
         space = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
         simplejpeg.decode_jpeg(
             data, colorspace=space, min_height=1, min_width=1, min_factor=8
         )  # an eighth: fast
+        _check_scans(data)
     return width, height
 
 
-def _check_other(data: bytes) -> tuple[int, int]:
+def _check_scans(jpeg: bytes) -> None:
+    """ValueError where a coefficient of a component has not been sent to its last bit."""
+    missing: dict[int, list[int]] = {}  # of each component: bits of each of the 64 coefficients; 8: all
+    place, progressive = 2, False
+    while (marker := jpeg[place + 1]) != 0xD9:  # the end of the image
+        if marker == 0xFF:  # a byte that fills
+            place += 1
+            continue
+        body = jpeg[place + 4 : place + 2 + int.from_bytes(jpeg[place + 2 : place + 4])]
+        place += 4 + len(body)
+        if marker in _FRAMES:
+            progressive = marker in _PROGRESSIVE
+            missing = {component: [8] * 64 for component in body[6::3]}
+        elif marker == 0xDA:  # a scan
+            first, last, bits = body[-3], body[-2], body[-1] & 15
+            for component in body[1:-3:2]:
+                wanted = range(first, last + 1) if progressive else range(64)
+                for coefficient in wanted:
+                    missing[component][coefficient] = bits if progressive else 0
+            place = _NEXT_MARKER.search(jpeg, place).start()  # type: ignore[union-attr]
+    if any(map(any, missing.values())):
+        raise ValueError("a scan is missing")
+
+
+def _check_other(data: bytes, pixels: int) -> tuple[int, int]:
     """Width and height; an error of ``_PROBLEMS`` where the file is cut."""
     with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
-        if file.width * file.height <= MAX_PIXELS:
+        if file.width * file.height <= pixels:
             file.load()
         return file.size
 

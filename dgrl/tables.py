@@ -20,6 +20,7 @@ Columns have one meaning everywhere:
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, MissingError
 from dgrl.files import atomic_file, atomic_folder
 from dgrl.images import Image, decode, encode_png, pixel_sha256
+from dgrl.limits import limits
 
 ROWS_PER_SHARD = 1024
 BYTES_PER_SHARD = 256 * 2**20  # of encoded images; pyarrow reads no row group with 2 GiB of them
@@ -49,6 +51,8 @@ _FIELDS = [
     pa.field("image", _IMAGE),  # nullable, or Hugging Face datasets cannot cast it to an image
 ]
 _HUGGING_FACE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
+
+_REMEDY = "delete the table and write it again"
 
 IMAGES = pa.schema(_FIELDS, metadata=_HUGGING_FACE)
 
@@ -96,8 +100,9 @@ class ImageRow:
         )
 
     def pixels(self) -> Image:
-        """Decode the image."""
-        return decode(self.data, f"{self.path} ({self.image_id})")
+        """Decode the image, which may be as large as it was when it came into the table."""
+        pixels = max(limits().image_pixels, self.width * self.height)
+        return decode(self.data, f"{self.path} ({self.image_id})", pixels)
 
 
 def write_table(folder: Path, rows: Iterable[ImageRow]) -> int:
@@ -122,7 +127,10 @@ def write_table(folder: Path, rows: Iterable[ImageRow]) -> int:
 
 def write_shard(path: Path, rows: list[ImageRow]) -> None:
     """Write one Parquet file, whole or not at all; its row groups end where shards of a table would."""
-    with atomic_file(path) as building, pq.ParquetWriter(building, IMAGES, compression="zstd") as writer:
+    with (
+        atomic_file(path) as building,
+        pq.ParquetWriter(building, IMAGES, compression="zstd", write_page_checksum=True) as writer,
+    ):
         for group in _batches(rows):
             columns: dict[str, list[object]] = {name: [getattr(row, name) for row in group] for name in KEYS}
             columns["image"] = [{"bytes": row.data, "path": row.path} for row in group]
@@ -138,11 +146,13 @@ def shards(folder: Path) -> list[Path]:
     """The Parquet files of a table, in row order.
 
     Raises:
-        InputError: if the folder has none.
+        InputError: if the folder has none, or they have no rows.
     """
     found = sorted(folder.glob("part-*.parquet"))
     if not found:
-        raise InputError(f"{folder} holds no table; run the stage that writes it (dvc repro)")
+        raise MissingError(f"{folder} holds no table; write it first")
+    if not any(map(_row_count, found)):
+        raise MissingError(f"{folder} has no rows; {_REMEDY}")
     return found
 
 
@@ -179,34 +189,42 @@ def count_keys(keys: pd.DataFrame) -> dict[str, int]:
 @contextmanager
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_schema(path, file.schema_arrow)
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro"
-        ) from None
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
+            raise InputError(f"{path} cannot be read ({os.strerror(error.errno)})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise MissingError(f"{path} is no whole Parquet file ({reason}); {_REMEDY}") from None
+
+
+def _row_count(path: Path) -> int:
+    with _open(path) as file:
+        count: int = file.metadata.num_rows
+        return count
 
 
 def _whole(path: Path, table: pa.Table) -> pa.Table:
-    for name in table.column_names:
-        if table[name].null_count:
-            raise InputError(f"{path} has nulls in the column {name}; delete it and run dvc repro")
+    flat = table.flatten()  # the bytes and the path of an image, too
+    for name in flat.column_names:
+        if flat[name].null_count:
+            raise MissingError(f"{path} has nulls in the column {name}; {_REMEDY}")
     return table
 
 
 def _check_schema(path: Path, found: pa.Schema) -> None:
     for field in IMAGES:
         if field.name not in found.names:
-            raise InputError(f"{path} lacks the column {field.name}; delete it and run dvc repro")
-    for field in found:
-        if field.name not in IMAGES.names:
-            raise InputError(f"{path} has an unknown column {field.name}; delete it and run dvc repro")
-        allowed = IMAGES.field(field.name).type
-        if field.type != allowed:
-            raise InputError(
-                f"{path}: the column {field.name} is {field.type}, not {allowed}; delete it and run dvc repro"
-            )
+            raise MissingError(f"{path} lacks the column {field.name}; {_REMEDY}")
+    for name in found.names:
+        if name not in IMAGES.names:
+            raise MissingError(f"{path} has an unknown column {name}; {_REMEDY}")
+        if found.names.count(name) > 1:
+            raise MissingError(f"{path} has the column {name} twice; {_REMEDY}")
+        kind, allowed = found.field(name).type, IMAGES.field(name).type
+        if kind != allowed:
+            raise MissingError(f"{path}: the column {name} is {kind}, not {allowed}; {_REMEDY}")
 
 
 def _batches(rows: Iterable[ImageRow]) -> Iterator[list[ImageRow]]:

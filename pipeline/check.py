@@ -15,6 +15,7 @@ from dgrl.tables import read_keys
 from pipeline.download import local_archive
 from pipeline.params import Params
 from pipeline.paths import Paths, located, outside
+from pipeline.pretrain_sr import has_lr_to_restore
 
 
 def check(dataset: str, params: Params, *, downloaded: bool = False) -> str:
@@ -136,7 +137,7 @@ def _too_few_or_small(training: pd.DataFrame, dataset: str, params: Params) -> l
             f"train.persons_per_batch = {wanted}, but {dataset} has only {persons} training persons; lower "
             "it or add persons"
         )
-    if params.sr.method == "rcan" and dataset not in params.mlr.real_lr:
+    if params.sr.method == "rcan" and has_lr_to_restore(dataset, params):
         if missing := sorted(set(params.mlr.factors) - set(params.rcan.scales)):
             problems.append(f"mlr.factors has {missing[0]}, but rcan.scales has not; add it there")
         sides = training[["width", "height"]].min(axis="columns")

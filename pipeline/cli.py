@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dgrl.errors import InputError, explain
+from dgrl.errors import InputError, MissingError, explain
 from dgrl.parallel.processes import die_with_parent
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
 from pipeline import commands
+from pipeline import export as exporting
 from pipeline import forget as forgetting
 from pipeline import search as searching
 from pipeline.logs import set_up_logs
@@ -73,9 +74,12 @@ def start(
 
 
 def _params() -> "Params":
+    from dgrl.limits import use
     from pipeline.params import load_params
 
-    return load_params()
+    params = load_params()
+    use(params.limits)
+    return params
 
 
 @app.command()
@@ -195,6 +199,7 @@ app.command()(searching.embed)
 app.command()(searching.index)
 app.command()(searching.search)
 app.command()(forgetting.forget)
+app.command()(exporting.export)
 
 
 def _log_counts(dataset: str, counts: dict[str, int]) -> None:
@@ -214,5 +219,7 @@ def main() -> None:
             raise
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
         stage = "" if isinstance(error, InputError) else f"{words[0]}: "
+        if isinstance(error, MissingError):
+            line += " (dvc repro)"
         sys.stderr.write(f"error: {stage}{line}\n")
         sys.exit(1)

@@ -10,7 +10,7 @@ from dgrl.datasets.catalog import KINDS
 from dgrl.datasets.fetch import fetch
 from dgrl.datasets.pool import PoolParams
 from dgrl.errors import InputError
-from dgrl.files import atomic_file
+from dgrl.files import atomic_folder
 from dgrl.tables import count_keys, read_keys, write_table
 from pipeline.params import Params
 from pipeline.paths import Paths, dropped, located, outside
@@ -25,12 +25,10 @@ def download(dataset: str, params: Params) -> dict[str, int]:
     source, paths = located(params.source_of(dataset)), Paths(dataset)
     kind = KINDS[source.kind]
     archive = _archive(source, f"source.{dataset}", params.runtime.cache)
-    with kind.opened(archive) as opened:
-        write_table(paths.images, kind.images(source, opened))
-        splits = kind.splits(source, opened) if kind.splits else []
-    if splits:
-        with atomic_file(paths.official_splits) as file:
-            file.write_text(json.dumps(splits, indent=1) + "\n")
+    with kind.opened(archive) as opened, atomic_folder(paths.images) as building:
+        write_table(building, kind.images(source, opened))
+        if kind.splits and (splits := kind.splits(source, opened)):
+            (building / paths.official_splits.name).write_text(json.dumps(splits, indent=1) + "\n")
     return count_keys(read_keys(paths.images))
 
 

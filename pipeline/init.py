@@ -91,12 +91,16 @@ def init(
 
 def _source(folder: Path | None, table: Path | None, pattern: str | None) -> tuple[dict[str, Any], list[str]]:
     """The section of the source, and what was found."""
-    source = {"kind": "folder", "root": str(folder), "table": None, "pattern": pattern}
-    if table is not None:
-        source |= {"root": str(folder or table.parent), "table": str(table)}
-    elif folder is not None and pattern is None:
-        with open_archive(folder) as opened:
-            source["pattern"] = find_pattern(opened.names)
+    root = folder or (table.parent if table else Path())
+    if Path.cwd().is_relative_to(root.resolve()):
+        raise InputError(
+            f"the project would lie in the folder of the images ({root}), which each run would change; put "
+            "the images into a folder of their own"
+        )
+    if table is None and pattern is None:
+        with open_archive(root) as opened:
+            pattern = find_pattern(opened.names)
+    source = {"kind": "folder", "root": str(root), "table": table and str(table), "pattern": pattern}
     with listed(FolderParams.parse(source, "source")) as (opened, members):
         names = opened.names
     known = {member.name for member in members}

@@ -9,6 +9,7 @@ from dgrl.config import Section
 from dgrl.datasets.catalog import parse_source
 from dgrl.errors import InputError
 from dgrl.evaluation.params import EvaluateParams
+from dgrl.limits import Limits
 from dgrl.mlr.protocol import MlrParams
 from dgrl.model.params import LossParams, ModelParams
 from dgrl.superres.params import RcanParams, SrParams
@@ -40,13 +41,17 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     runtime: RuntimeParams
+    limits: Limits
 
     @field_validator("source", mode="before")
     @classmethod
     def _parse_sources(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {name: parse_source(section, str(name)) for name, section in values.items()}
+        try:
+            return {name: parse_source(section, str(name)) for name, section in values.items()}
+        except InputError as error:
+            raise InputError(f"params.yaml: {error}") from None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,7 +21,7 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     if params.sr.method != "rcan":
         publish_nothing(paths.rcan(scale), f"sr.method is {params.sr.method}")
         return {}
-    if dataset in params.mlr.real_lr and params.mlr.training_pairs != "twin":
+    if not has_lr_to_restore(dataset, params):
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
@@ -29,7 +29,12 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing of this one's
     files = [table, *code("pretrain_sr", dataset)]
     for each in params.datasets:  # now, not when hours have gone into this one
-        if each not in params.mlr.real_lr and (split := Paths(each).mlr("train_hr")).exists():
+        if has_lr_to_restore(each, params) and (split := Paths(each).mlr("train_hr")).exists():
             large_enough(split, params.rcan)
     with work_folder(f"pretrain_sr@{dataset}-{scale}", f"{settings} {how}", files) as work:
         return pretrain(table, paths.rcan(scale), scale, params.rcan, work, how)
+
+
+def has_lr_to_restore(dataset: str, params: Params) -> bool:
+    """Whether a dataset has LR images that were made of HR ones."""
+    return dataset not in params.mlr.real_lr or params.mlr.training_pairs == "twin"

@@ -73,21 +73,22 @@ def _train(dataset: str, params: Params) -> None:
             held_out = hold_out(persons, params.train.held_out, params.train.seed)
             batches = Batches(hr, sr, params.augment, params.train, default_device(), here, held_out)
             start = params.model.model_copy(update={"weights": str(weights)} if weights else {})
-            model = build(start, batches.persons, params.train.seed)
+            model, match = build(start, batches.persons, params.train.seed)
             losses = partial(loss_terms, params=params.loss, gather=here.all_gather)
             with _curves(here, paths.live, dataset, batches.per_epoch) as log:
                 train_network(
                     model, losses, batches, params.train, work / "checkpoint.pt", log, here,
+                    pretrained=match.taken,
                     log_every=params.runtime.log_every, checkpoint_every=params.runtime.checkpoint_every,
                 )  # fmt: skip
             if here.rank == 0:
                 learned = {f"{dataset}/{person}" for person in persons.difference(held_out)}
                 learned = learned if params.train.epochs else set()
                 earlier = trained_persons(weights) if weights else frozenset()
-                save_model(paths.model, model, params.model, batches.persons, learned | earlier)
-                with atomic_file(paths.config) as file:
+                with atomic_file(paths.config) as file:  # both are written before one of them is published
                     config = {"dataset": dataset, "persons": batches.persons, **settings}
                     file.write_text(json.dumps(config, indent=1) + "\n")
+                    save_model(paths.model, model, params.model, batches.persons, learned | earlier)
 
 
 def _weights(params: Params) -> Path | None:

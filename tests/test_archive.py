@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from archives import Members, message_of
 
-from dgrl.datasets.archive import MAX_MEMBER_BYTES, Member, open_archive
+from dgrl.datasets.archive import Member, open_archive
 from dgrl.errors import InputError
+from dgrl.limits import Limits
 
 NAMES = ("a/1.png", "b/2.png")
 
@@ -191,7 +192,7 @@ def test_a_member_over_the_limit_is_refused_before_memory_is_taken(tmp_path: Pat
     message = message_of(contents, path)
     assert tracemalloc.get_traced_memory()[1] < 1 << 24
     tracemalloc.stop()
-    assert f"b/2.png has {3 << 30} bytes, more than the limit of {MAX_MEMBER_BYTES}" in message
+    assert f"b/2.png has {3 << 30} bytes, more than the limit of {Limits().file_bytes}" in message
 
 
 def test_a_file_of_a_folder_over_the_limit_is_refused(tmp_path: Path) -> None:

@@ -91,8 +91,11 @@ def test_all_mistakes_are_named_at_once(project: Path) -> None:
     assert "gone.pth" in str(caught.value)
 
 
-def test_real_lr_images_need_no_rcan(project: Path) -> None:
-    check("own", params(mlr={"real_lr": ["own"]}, rcan={"patch": 48}))
+def test_real_lr_images_need_no_rcan_but_for_twins(project: Path) -> None:
+    real = {"real_lr": ["own"]}
+    check("own", params(mlr=real, rcan={"patch": 48}))
+    with pytest.raises(InputError, match=r"rcan\.patch = 48"):
+        check("own", params(mlr=real | {"training_pairs": "twin"}, rcan={"patch": 48}))
 
 
 def test_a_file_that_is_no_image_is_named(project: Path) -> None:

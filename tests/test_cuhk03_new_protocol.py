@@ -100,10 +100,6 @@ def test_an_image_in_two_lists(tmp_path: Path) -> None:
     assert "each once" in message_of(cuhk03.new_protocol_split, path)
 
 
-def a_missing_config(path: Path) -> None:
-    pass
-
-
 def a_config_of_rubbish(path: Path) -> None:
     path.write_bytes(b"MATLAB 5.0 MAT-file" * 20)
 
@@ -124,11 +120,15 @@ def a_config_of_another_version(path: Path) -> None:
     write_mat(path)
 
 
+def test_a_missing_config(tmp_path: Path) -> None:
+    message = message_of(cuhk03.new_protocol_split, tmp_path / "config.mat")
+    assert "cannot be read (No such file" in message
+
+
 @pytest.mark.usefixtures("small_protocol")
 @pytest.mark.parametrize(
     "make",
     [
-        a_missing_config,
         a_config_of_rubbish,
         a_config_without_lists,
         a_config_with_wrong_names,

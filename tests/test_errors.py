@@ -22,7 +22,7 @@ path, tensors = Path(sys.argv[1]), {"a": torch.zeros(20000)}
 try:
     if path.suffix == ".pt":
         from dgrl.weights.checkpoint import save_checkpoint
-        save_checkpoint(path, tensors)
+        save_checkpoint(path, tensors, "step 1", "")
     elif path.suffix == ".npy":
         from dgrl.image_bank import load_bank
         load_bank(Path(sys.argv[2]), 64, 64, file=path)

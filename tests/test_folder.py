@@ -118,6 +118,58 @@ def test_what_is_left_out_is_counted(root: Path, caplog: pytest.LogCaptureFixtur
     assert "root: 2 of 7 files are left out, such as door/cid_1.PNG" in caplog.text
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", ", "])
+def test_the_tables_of_several_countries_and_programs(root: Path, separator: str) -> None:
+    expected = list(images(table(root, ROWS)))
+    lines = [separator.join(f'"{cell}"' for cell in row.split(",")) for row in ROWS]
+    header = separator.join(["Path", "PERSON_ID", "Camera_Id "])
+    assert list(images(table(root, [*lines, separator * 2], header))) == expected
+
+
+def test_paths_as_windows_writes_them_and_absolute_ones(root: Path) -> None:
+    expected = list(images(table(root, ROWS)))
+    assert list(images(table(root, [row.replace("/", "\\") for row in ROWS]))) == expected
+    link = root.parent / "link"
+    link.symlink_to(root)
+    for start in (root, link):
+        params = table(root, [f"{start}/{row}" for row in ROWS])
+        assert list(images(params.model_copy(update={"root": str(start)}))) == expected
+    params = table(root, [f"{root}/{row}" for row in ROWS])
+    assert list(images(params.model_copy(update={"root": str(link)}))) == expected
+
+
+def test_a_quote_that_does_not_end_takes_no_rows_along(root: Path) -> None:
+    assert "is no readable table (unexpected end of data)" in error_of(
+        table(root, [ROWS[0], 'yard/ann_1.png,ann,"yard', *ROWS[3:]])
+    )
+
+
+@pytest.mark.parametrize("name", ["an\nn", "an\x00n", "an\u2028n"])
+def test_a_name_with_a_line_break_is_refused(root: Path, name: str) -> None:
+    message = error_of(table(root, [*ROWS[:2], f'yard/ann_1.png,"{name}",yard']))
+    assert f"row 3 below the header: person_id {name!r} has a line break" in message
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_of_another_encoding(root: Path, encoding: str) -> None:
+    params = table(root, [])
+    (root.parent / "people.csv").write_text(f"{HEADER}\nyard/ann_1.png,J\u00f6rg,yard\n", encoding)
+    assert "people.csv is not in UTF-8; save it as CSV in UTF-8" in error_of(params)
+
+
+def test_a_parquet_table_of_bytes(root: Path) -> None:
+    file = root.parent / "people.parquet"
+    pq.write_table(pa.table({"path": FILES, "person_id": [b"7"] * 5, "camera_id": [1] * 5}), file)
+    message = error_of(FolderParams(root=str(root), table=str(file)))
+    assert """row 1 below the header: "b'7'" is neither text nor a number""" in message
+
+
+def test_what_is_left_out_is_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        list(images(table(root, ROWS[1:])))
+    assert f"{root}: 2 files are left out, such as door/ann_1.png" in caplog.text
+
+
 def test_a_role_is_part_of_the_camera(root: Path) -> None:
     expected = ["lr:door", "lr:door", "hr:yard", "hr:yard", "hr:yard"]
     roles = ["lr" if "door" in row else "hr" for row in ROWS]
@@ -205,11 +257,17 @@ def test_a_table_without_rows(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["people.csv", "people.parquet"])
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_an_unreadable_table(root: Path, name: str, content: bytes | None) -> None:
-    if content is not None:
-        (root / name).write_bytes(content)
-    assert f"{name} is no readable table" in error_of(FolderParams(root=str(root), table=str(root / name)))
+def test_an_unreadable_table(root: Path, name: str) -> None:
+    params = FolderParams(root=str(root), table=str(root / name))
+    assert f"{name} cannot be read (No such file or directory)" in error_of(params)
+    (root / name).mkdir()
+    assert f"{name} cannot be read (Is a directory)" in error_of(params)
+
+
+def test_a_damaged_parquet_table(root: Path) -> None:
+    (root / "people.parquet").write_bytes(b"PAR1")
+    message = error_of(FolderParams(root=str(root), table=str(root / "people.parquet")))
+    assert "people.parquet is no readable table" in message
 
 
 def test_a_table_of_an_unknown_kind(root: Path) -> None:
@@ -310,8 +368,9 @@ def test_a_path_that_climbs_out(root: Path, path: str) -> None:
     assert "put the image into that folder" in message
 
 
-def test_an_absolute_path(root: Path) -> None:
-    path = root / FILES[0]
+def test_an_absolute_path_of_another_folder(root: Path) -> None:
+    path = root.parent / "secret.png"
+    path.write_bytes(image(9))
     assert f"{str(path)!r} leads out of" in error_of(table(root, [f"{path},ann,door", *ROWS[1:]]))
 
 

@@ -1,6 +1,9 @@
 """Images: whole ones decode as OpenCV decodes them; cut and huge ones are refused."""
 
+import contextlib
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -28,6 +31,54 @@ def test_a_cut_image_is_refused(kind: str, end: bytes, capfd: pytest.CaptureFixt
     for part in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
         with pytest.raises(InputError, match="victim"):
             decode(whole[: int(len(whole) * part)] + end, "victim")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_blocks": 2}], ids=str)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_anywhere_and_ended_is_refused(
+    mode: str, options: dict[str, int], progressive: bool
+) -> None:
+    """Between two scans, too, where the decoder has nothing to complain about."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(NOISE).convert(mode).save(file, "JPEG", progressive=progressive, **options)
+    whole = file.getvalue()
+    expected = decode(whole, "whole")
+    scans = [place for place in range(len(whole)) if whole[place : place + 2] in (b"\xff\xda", b"\xff\xc4")]
+    for end in {*scans, *range(100, len(whole) - 2, 97)}:
+        with pytest.raises(InputError, match="victim"):
+            decode(whole[:end] + b"\xff\xd9", "victim")
+    np.testing.assert_array_equal(decode(whole + b"\xff\xd9 and more", "more"), expected)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"iCCP", b"sRGB\0\0" + zlib.compress(b"no profile")),
+        chunk(b"gAMA", b"\0"),
+        chunk(b"tEXt", b""),
+        chunk(b"bKGD", b"\0" * 9),
+        chunk(b"tIME", b"\xff" * 7)[:-1] + b"?",
+    ],
+)
+def test_libpng_prints_no_line_of_an_odd_chunk(extra: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = encoded(".png")
+    odd = whole[:33] + extra + whole[33:]  # after the header
+    np.testing.assert_array_equal(decode(odd, "odd"), NOISE[:, :, ::-1])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_damaged_image_prints_no_line_of_a_library(suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = encoded(suffix)
+    for place in range(8, len(whole), 41):
+        with contextlib.suppress(InputError):
+            decode(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :], "damaged")
     assert capfd.readouterr().err == ""
 
 

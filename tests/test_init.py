@@ -148,6 +148,7 @@ def test_a_preset_keeps_what_was_edited_unless_forced(project: Path) -> None:
         ("shop", None, "give --from-folder DIR or --table FILE"),
         ("shop", Path("gone"), "gone does not exist"),
         ("shop", Path("presets"), "no images"),
+        ("shop", Path(), "put the images into a folder of their own"),
     ],
 )
 def test_a_mistake_changes_nothing(project: Path, name: str, folder: Path | None, said: str) -> None:

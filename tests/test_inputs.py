@@ -12,7 +12,11 @@ import pytest
 import yaml
 
 from dgrl.files import sha256
-from pipeline.inputs import inputs, main
+from pipeline.init import init
+from pipeline.inputs import code_digests, inputs, main
+from pipeline.work import code
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -127,3 +131,18 @@ def test_a_full_disk_is_one_line(
     with pytest.raises(SystemExit, match="1"):
         main()
     assert capsys.readouterr().err.startswith("error: the disk is full")
+
+
+def test_a_project_of_its_own_depends_on_digests_of_the_installed_code(project: Path) -> None:
+    init(None)
+    code_digests("own")
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    written = {file.stem: file.read_text() for file in Path("data/own/inputs/code").iterdir()}
+    assert set(written) == set(stages) - {"inputs"}
+    for stage, text in written.items():
+        digests = dict(line.split()[::-1] for line in text.splitlines())
+        assert digests[f"pipeline/{stage}.py"] == sha256(ROOT / f"pipeline/{stage}.py")
+        named = [dep for dep in stages[stage]["deps"] if dep.endswith(".py")]
+        assert set(named) <= set(digests)
+        assert not any("__pycache__" in name for name in digests)
+    assert code("train", "own") == [Path("data/own/inputs/code/train.txt")]

@@ -25,6 +25,7 @@ from pipeline.preset import preset
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+SECTIONS = ("mlr", "rcan", "sr", "model", "loss", "augment", "train", "evaluate", "runtime")
 Values = dict[str, Any]
 
 
@@ -80,7 +81,7 @@ def test_a_section_is_frozen() -> None:
         ({"name": "a", "nmae": 1}, "outer.nmae is not a known key (allowed: name, sizes, share, inner)"),
         ({"name": "a", "inner": {"cuont": 1}}, "outer.inner.cuont is not a known key (allowed: count)"),
         ({}, "outer.name is missing"),
-        ({"name": 1}, "outer.name = 1: input should be a valid string"),
+        ({"name": 1}, "outer.name = 1: should be text; put it in quotes, as in '001'"),
         ({"name": "a", "inner": {"count": "3"}}, "outer.inner.count = '3': input should be a valid integer"),
         (
             {"name": "a", "inner": {"count": True}},
@@ -104,7 +105,8 @@ def test_a_section_is_frozen() -> None:
     ],
 )
 def test_a_wrong_section_names_key_value_and_what_is_allowed(values: Values, told: str) -> None:
-    assert error_of(lambda: Outer.parse(values, "outer")).startswith(f"params.yaml: {told}")
+    assert error_of(lambda: Outer.parse(values, "outer")).startswith(told)
+    assert error_of(lambda: Outer.parse(values, "outer", "a.yaml")).startswith(f"a.yaml: {told}")
 
 
 def test_a_camera_may_be_a_number(tmp_path: Path) -> None:
@@ -194,6 +196,25 @@ def test_the_paper_preset_has_the_numbers_of_section_iv_c(project: Path) -> None
     assert loss.wrt
     assert loss.l1
     assert loss.kl
+
+
+def test_the_lineage_preset_is_the_paper_preset_but_for_what_public_code_says(project: Path) -> None:
+    def values(name: str) -> dict[str, Any]:
+        preset(name, project)
+        sections = load_params(project).model_dump()
+        return {f"{name}.{key}": value for name in SECTIONS for key, value in sections[name].items()}
+
+    paper, lineage = values("paper"), values("lineage")
+    assert {key: value for key, value in lineage.items() if value != paper[key]} == {
+        "model.non_local_width": 1,  # Cross-Modal-Re-ID-baseline
+        "loss.wrt_form": "reference",
+        "train.nesterov": True,
+        "train.pretrained_rate": 0.1,
+        "train.warmup_epochs": 5,  # PS-HRNet
+        "train.warmup_rate": 3e-4,
+        "augment.erase": 0.0,
+        "evaluate.flip": True,
+    }
 
 
 @pytest.mark.parametrize(

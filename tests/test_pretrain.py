@@ -130,6 +130,11 @@ def test_the_patch_is_checked_for_every_dataset_before_one_is_trained(
     narrow = [image_row(smooth_image(person, width=16), person, "a") for person in range(4)]
     write_table(Path("data/viper/mlr/train_hr"), narrow)
     shutil.copy(PARAMS_FILE.with_name("dvc.yaml"), "dvc.yaml")
+    real = {
+        "mlr": values["mlr"] | {"real_lr": ["viper"], "training_pairs": "twin"}
+    }  # whose twins it restores
+    with pytest.raises(InputError, match=r"of data/viper/mlr/train_hr"):
+        pretrain_sr("synthetic", 2, Params.parse(values | real, ""))
     with pytest.raises(InputError, match=r"patch = 24 fits .* of data/viper/mlr/train_hr.*at most 12"):
         pretrain_sr("synthetic", 2, Params.parse(values, ""))
     assert not Path("data/synthetic/rcan").exists()

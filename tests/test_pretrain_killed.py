@@ -102,9 +102,18 @@ def test_the_scales_decide_nothing_of_one_scales_training(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_training(train_hr: Path, tmp_path: Path) -> None:
-    params = PARAMS.model_copy(update={"learning_rate": 1e30, "warmup": 0})
-    with pytest.raises(InputError, match=r"rcan_x2: the L1 loss is (nan|inf) at iteration \d+ .*lower"):
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (1e30, r"rcan_x2: the L1 loss is (nan|inf) at iteration \d+ \(.*\); lower rcan\.learning_rate"),
+        (1e39, r"the step of iteration 1 \(learning rate 1e\+39\) overflows; lower rcan\.learning_rate"),
+    ],
+)
+def test_what_is_not_finite_stops_the_training(
+    train_hr: Path, tmp_path: Path, rate: float, said: str
+) -> None:
+    params = PARAMS.model_copy(update={"learning_rate": rate, "warmup": 0})
+    with pytest.raises(InputError, match=said):
         pretrain(train_hr, tmp_path / "x2", 2, params, tmp_path / "work")
     assert not (tmp_path / "x2").exists()
 

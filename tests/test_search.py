@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,12 @@ def test_a_wrong_calibration_or_option(
         calibrate(**values)
     done = CliRunner().invoke(app, ["search", query(2), "--index", "index", *options])
     assert said in str(done.exception)
+
+
+def test_a_name_that_is_no_text_is_named(dgrl: Command) -> None:
+    Path(os.fsdecode(b"gallery/\xff.png")).write_bytes(picture(1, "a"))
+    done = CliRunner().invoke(app, ["index", "gallery", "--model", "model.onnx", "--out", "index"])
+    assert r"the name 'gallery/\udcff.png' is no UTF-8 text" in str(done.exception)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_weights_of_another_factor_are_named(lr: Path, weights: dict[int, Path],
 
 
 def test_a_file_without_an_rcan_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"rcan.safetensors does not exist; run the stage that writes it"):
+    with pytest.raises(InputError, match=r"rcan.safetensors does not exist; write it first"):
         load_rcan(tmp_path / "rcan.safetensors")
     (tmp_path / "rcan.safetensors").write_bytes(b"<html>not found</html>")
     with pytest.raises(InputError, match="is damaged or no safetensors file"):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_training import MODEL
 
-from dgrl.errors import InputError
+from dgrl.errors import DivergedError, InputError
 from dgrl.model.network import DGRL
 from dgrl.weights.checkpoint import load_checkpoint, save_checkpoint
 from dgrl.weights.published import load_model, save_model
@@ -90,7 +89,16 @@ def test_tensors_that_do_not_fit_are_named(
 
 @pytest.mark.parametrize(
     "header",
-    ["", "{", "3", "{}", '{"persons": "five"}', '{"persons": 5}', '{"persons": 5, "model": {"height": "a"}}'],
+    [
+        "",
+        "{",
+        "3",
+        "[" * 9999,
+        "{}",
+        '{"persons": "five"}',
+        '{"persons": 5}',
+        '{"persons": 5, "model": {"height": "a"}}',
+    ],
 )
 def test_a_header_that_says_something_else(good: Path, tmp_path: Path, header: str) -> None:
     path = tmp_path / "model.safetensors"
@@ -99,15 +107,11 @@ def test_a_header_that_says_something_else(good: Path, tmp_path: Path, header: s
         load_model(path)
 
 
-@pytest.mark.parametrize("change", [{"persons": 2**62}, {"groups": 10**9}, {"dimension": 10**18}])
-def test_a_header_that_asks_for_more_memory_than_there_is(
-    good: Path, tmp_path: Path, change: dict[str, Any]
-) -> None:
-    header = {"persons": 5, **change}
-    header["model"] = {**MODEL.model_dump(mode="json"), **change}
-    header["model"].pop("persons", None)
+@pytest.mark.parametrize("change", [{}, {"dimension": 10**9}, {"expansion": 1e300}, {"groups": 10**15}])
+def test_a_header_that_asks_for_all_memory(good: Path, tmp_path: Path, change: dict[str, float]) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(load_file(good), path, {"dgrl": json.dumps(header)})
+    config = {"model": MODEL.model_dump(mode="json") | change, "persons": 10**12}
+    save_file(load_file(good), path, {"dgrl": json.dumps(config)})
     message(path)
 
 
@@ -121,19 +125,22 @@ def test_weights_that_are_not_finite_are_not_published(tmp_path: Path, value: fl
     assert list(tmp_path.iterdir()) == []
 
 
+PLACE = ("step 2 (learning rate 0.5)", "lower train.learning_rate")
+
+
 @pytest.mark.parametrize("entry", ["model", "average"])
 def test_a_checkpoint_that_is_not_finite_leaves_the_last_good_one(tmp_path: Path, entry: str) -> None:
     path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"step": 1, "model": {"w": torch.ones(1)}, "average": {}})
+    save_checkpoint(path, {"step": 1, "model": {"w": torch.ones(1)}, "average": {}}, *PLACE)
     state = {"step": 2, "model": {"w": torch.ones(1)}, "average": {}, entry: {"w": torch.tensor([torch.nan])}}
-    with pytest.raises(InputError, match=r"step 2.*the run diverged; lower train.learning_rate"):
-        save_checkpoint(path, state)
+    with pytest.raises(DivergedError, match=r"step 2 \(learning rate 0.5\) the tensor w .*; lower train"):
+        save_checkpoint(path, state, *PLACE)
     kept = load_checkpoint(path)
     assert kept is not None
     assert kept["step"] == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"\x80\x02garbage", b"<html>"])
+@pytest.mark.parametrize("data", [b"", b"PK", b"\x80\x02garbage", b"<html>" * 99])
 def test_a_damaged_checkpoint_is_no_checkpoint(
     tmp_path: Path, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,3 +148,23 @@ def test_a_damaged_checkpoint_is_no_checkpoint(
     path.write_bytes(data)
     assert load_checkpoint(path) is None
     assert f"{path} is damaged; the run starts anew" in caplog.text
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.7, 0.999])
+def test_a_checkpoint_with_one_changed_byte_is_no_checkpoint(tmp_path: Path, place: float) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"model": {"w": torch.rand(1000)}}, *PLACE)
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 1
+    path.write_bytes(data)
+    assert load_checkpoint(path) is None
+
+
+def test_a_checkpoint_that_another_program_wrote_is_no_checkpoint(tmp_path: Path) -> None:
+    """Whatever it may lack, or hold that no run has: it is not looked for."""
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"model": {"w": torch.ones(3)}}, *PLACE)
+    state = torch.load(path, weights_only=True)
+    state["model"]["w"] = torch.full((2,), torch.nan)
+    torch.save(state, path)
+    assert load_checkpoint(path) is None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dgrl.errors import InputError
+from dgrl.errors import DivergedError, InputError
 from dgrl.image_bank import ImageBank
 from dgrl.model.losses import loss_terms
 from dgrl.model.network import DGRL
@@ -18,7 +18,7 @@ from dgrl.model.params import LossParams, ModelParams
 from dgrl.training.batches import Batches
 from dgrl.training.distributed import ALONE, Ranks
 from dgrl.training.params import AugmentParams, TrainParams
-from dgrl.training.trainer import DivergedError, Losses, Run, Schedule, train
+from dgrl.training.trainer import Losses, Run, Schedule, train
 from dgrl.weights.checkpoint import load_checkpoint
 from dgrl.weights.initial import build
 from dgrl.weights.published import load_model, save_model
@@ -75,7 +75,7 @@ def prepare(
     """What ``train`` takes, as the stage makes it."""
     batches = Batches(hr, sr, augment, params, torch.device("cpu"), ranks)
     losses = partial(loss_terms, params=LossParams(), gather=ranks.all_gather)
-    return build(model, batches.persons, params.seed), losses, batches
+    return build(model, batches.persons, params.seed)[0], losses, batches
 
 
 def run(
@@ -113,7 +113,7 @@ def test_no_epochs_leave_the_network_as_it_was_built(tmp_path: Path) -> None:
     model = run(tmp_path / "checkpoint", curve, params)
     assert not curve.metrics
     assert not model.training
-    for name, tensor in build(MODEL, 6, params.seed).state_dict().items():
+    for name, tensor in build(MODEL, 6, params.seed)[0].state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
@@ -165,7 +165,7 @@ def test_no_step_waits_for_a_gpu() -> None:
     hr, sr = (ImageBank(bank.images.to(device), bank.keys) for bank in banks())
     params = train_params(ema_decay=0.9, clip_norm=1.0)
     batches = Batches(hr, sr, AUGMENT, params, device, ALONE)
-    run = Run.start(build(MODEL, batches.persons, params.seed), params, device)
+    run = Run.start(build(MODEL, batches.persons, params.seed)[0], params, device)
 
     def step() -> None:
         """As in ``train``."""
@@ -202,6 +202,34 @@ def test_the_norm_of_the_gradient_is_clipped(
     assert norm == pytest.approx(expected, rel=1e-3) if expected else norm > 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "name", "ratio"),
+    [
+        ({}, "layer1.0.conv1.weight", 1.0),
+        ({"pretrained_rate": 0.1}, "layer1.0.conv1.weight", 0.1),
+        ({"pretrained_rate": 0.1}, "layer1.0.conv2.weight", 1.0),
+        ({"nesterov": True, "momentum": 0.75}, "layer1.0.conv1.weight", 1.75),
+        ({"warmup_epochs": 1, "warmup_rate": 0.0026}, "layer1.0.conv1.weight", 0.2),
+    ],
+)
+def test_the_first_step_follows_the_gradient_at_its_rate(
+    changes: dict[str, float], name: str, ratio: float, tmp_path: Path
+) -> None:
+    """Relative to a plain step; Nesterov's first is 1 + momentum times as long."""
+
+    def step(params: TrainParams) -> torch.Tensor:
+        model, losses, batches = prepare(*banks(), params)
+        before = model.get_parameter(name).detach().clone()
+        checkpoint, pretrained = tmp_path / f"{hash(params)}", {"layer1.0.conv1.weight"}
+        log = Curve(stop_after=1)
+        with pytest.raises(KeyboardInterrupt):
+            train(model, losses, batches, params, checkpoint, log, pretrained=pretrained, log_every=1)
+        return model.get_parameter(name).detach() - before
+
+    plain, changed = (step(train_params(weight_decay=0.0, **values)) for values in ({}, changes))
+    torch.testing.assert_close(changed, ratio * plain, rtol=1e-3, atol=1e-7)
+
+
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     weights = [run(tmp_path / str(s), Curve(), train_params(seed=s)).heads[0] for s in (0, 1)]
     first, second = (head.state_dict()["classifier.weight"] for head in weights)
@@ -225,6 +253,13 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path: 
     assert load_checkpoint(tmp_path / "checkpoint") is None
 
 
+def test_divergence_of_the_last_step_alone_names_its_learning_rate(tmp_path: Path) -> None:
+    params = train_params(learning_rate=1e39, warmup_epochs=0, epochs=1)
+    with pytest.raises(DivergedError, match=r"after step 1 \(learning rate 1e\+39\) the tensor .*; lower"):
+        run(tmp_path / "checkpoint", Curve(), params, log_every=9, checkpoint_every=1)
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_too_few_persons(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"persons_per_batch = 7, but the training set has only 6 persons"):
         run(tmp_path / "checkpoint", Curve(), train_params(persons_per_batch=7))
@@ -244,6 +279,17 @@ def test_schedule_is_the_papers_step_decay_after_a_linear_warm_up() -> None:
     assert schedule(600) == pytest.approx(0.00013)
     assert schedule(0) == pytest.approx(0.00013)
     assert schedule(10) == pytest.approx(0.013 * 0.505)
+
+
+def test_the_warm_up_may_have_a_constant_rate() -> None:
+    params = train_params(epochs=70, learning_rate=0.013, warmup_epochs=5, warmup_rate=3e-4)
+    schedule = Schedule(params, steps_per_epoch=10)
+    assert [schedule(step) for step in (0, 25, 49, 50, 299)] == [3e-4, 3e-4, 3e-4, 0.013, 0.013]
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(InputError, match=r"train: nesterov needs a momentum above 0"):
+        train_params(nesterov=True, momentum=0.0)
 
 
 def test_a_published_model_comes_back(tmp_path: Path) -> None:
@@ -267,7 +313,7 @@ def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist; run the stage that writes it"):
+    with pytest.raises(InputError, match="does not exist; write it first"):
         load_model(tmp_path / "missing.safetensors")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="its header has no entry 'dgrl'"):

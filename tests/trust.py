@@ -6,6 +6,7 @@ docs/reliability.md of it.
 
 import json
 import os
+import re
 from pathlib import Path
 
 WHOLE = "DGRL_TRUST" in os.environ
@@ -22,5 +23,5 @@ def record(fault: str, tried: int, outcome: str, test: str) -> None:
     """
     if WHOLE:
         row = {"fault": fault, "tried": tried, "outcome": outcome, "test": test}
-        name = test.replace("/", "-").replace("::", "-")
+        name = re.sub(r"[^\w.]+", "-", test)
         Path(os.environ["DGRL_TRUST"], f"{name}.json").write_text(json.dumps(row) + "\n")

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -17,18 +17,18 @@ from typing import NamedTuple
 
 from dgrl.errors import InputError
 from dgrl.images import decode
+from dgrl.limits import limits
 from dgrl.tables import ImageRow
 
 logger = logging.getLogger(__name__)
-
-MAX_MEMBER_BYTES = 256 << 20  # a file in an archive, unpacked
-MAX_RATIO = 1000  # of a file's size to that of its packed bytes
 
 # What zipfile raises for a damaged file, beside its own BadZipFile
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError, OSError
 )  # fmt: skip
 _CHUNK = 4096  # bytes; from as many packed ones bzip2 makes 80 MB, whatever size the archive states
+
+logger = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
@@ -53,19 +53,22 @@ class Archive:
     path: Path
     names: list[str]
     _zip: zipfile.ZipFile | None
+    _used: set[str] = field(default_factory=set)
 
-    def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
+    def read(self, name: str, least: int = 0) -> bytes:
         """The bytes of one file.
 
         Args:
-            limit: of its size in bytes.
+            name: of the file.
+            least: bytes that it may have, whatever the limits are.
 
         Raises:
             InputError: if the file is larger, damaged, encrypted, compressed by an unknown method or may not
                 be read.
         """
+        limit = max(least, limits().file_bytes)
         if self._zip is None:
-            with _readable(self.path):
+            with readable(self.path):
                 file = self.path / name
                 self._check_size(name, file.stat().st_size, limit)
                 return file.read_bytes()
@@ -94,14 +97,16 @@ class Archive:
     def _check_size(self, name: str, size: int, limit: int) -> None:
         if size > limit:
             raise InputError(
-                f"{self.path}: {name} has {size} bytes, more than the limit of {limit}; leave it out"
+                f"{self.path}: {name} has {size} bytes, more than the limit of {limit}; leave it out, or "
+                "raise limits.file_bytes"
             )
 
     def _check_ratio(self, info: zipfile.ZipInfo) -> None:
-        if info.file_size > MAX_RATIO * info.compress_size:
+        ratio = limits().zip_ratio
+        if info.file_size > ratio * info.compress_size:
             raise InputError(
                 f"{self.path}: {info.filename} unpacks from {info.compress_size} to {info.file_size} bytes, "
-                f"more than the limit of {MAX_RATIO} to 1; leave it out"
+                f"more than the limit of {ratio} to 1; leave it out, or raise limits.zip_ratio"
             )
 
     def members(self, parse: Callable[[str], Member | None], example: str) -> list[Member]:
@@ -146,6 +151,7 @@ class Archive:
             InputError: if the file is damaged, empty or no image.
         """
         data = self.read(member.name)
+        self._used.add(member.name)
         if not data:
             raise InputError(
                 f"{self.path}: {member.name} is empty (0 bytes); restore the file from its source"
@@ -161,6 +167,11 @@ class Archive:
             factor=1,
         )
 
+    def log_left_out(self) -> None:
+        """Log which files were no images of the dataset."""
+        if self._used and (left := [name for name in self.names if name not in self._used]):
+            logger.info("%s: %d files are left out, such as %s", self.path, len(left), left[0])
+
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
@@ -170,13 +181,15 @@ def open_archive(path: Path) -> Iterator[Archive]:
         InputError: if it is missing, truncated, no zip file, or may not be read; if it has two files of the
             same name, a file whose name no table can hold, or a link to a folder.
     """
-    with _readable(path):
+    with readable(path):
         if not path.exists():
             raise InputError(f"{path} does not exist; put the archive there or correct the path")
         raw = None if path.is_dir() else path.open("rb")
         names = [] if raw is not None else _checked_names(path, _walk(path))
     if raw is None:
-        yield Archive(path, names, None)
+        archive = Archive(path, names, None)
+        yield archive
+        archive.log_left_out()
         return
     with raw:
         try:
@@ -190,11 +203,21 @@ def open_archive(path: Path) -> Iterator[Archive]:
                 f"{path} is no whole zip archive ({error}); it may be truncated: get it again from its source"
             ) from None
         with file:
-            yield Archive(path, _checked_names(path, (info.orig_filename for info in file.infolist())), file)
+            archive = Archive(
+                path, _checked_names(path, (info.orig_filename for info in file.infolist())), file
+            )
+            yield archive
+            archive.log_left_out()
+
+
+def require_readable(path: Path) -> None:
+    """Raise an InputError that says why a file cannot be opened."""
+    with readable(path):
+        path.open("rb").close()
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Say why a file or folder cannot be read, which need not be its content."""
     try:
         yield
@@ -228,13 +251,17 @@ def _checked_names(path: Path, names: Iterable[str]) -> list[str]:
         name for name in names if not name.endswith("/") and not any(map(_is_hidden, name.split("/")))
     )
     for name in files:
-        # Line breaks and other control characters, or bytes of a folder that are not UTF-8
-        if not name or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
+        if not name or has_control(name):
             raise InputError(f"{path} has a file called {name!r}, which no table can hold; rename it")
     for one, other in pairwise(files):
         if one == other:
             raise InputError(f"{path} has two files called {one}; get the archive again from its source")
     return files
+
+
+def has_control(text: str) -> bool:
+    """Whether it has line breaks or other control characters, or bytes that are not UTF-8."""
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
 def _is_hidden(name: str) -> bool:

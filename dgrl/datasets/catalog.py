@@ -74,7 +74,7 @@ def parse_source(values: Any, name: str) -> Section:
     """
     kind = values.get("kind", name.rpartition(".")[2]) if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise InputError(f"params.yaml: source.{name}.kind = {kind!r}: allowed: {', '.join(KINDS)}")
+        raise InputError(f"source.{name}.kind = {kind!r}: allowed: {', '.join(KINDS)}")
     if kind == "pool" and isinstance(sets := values.get("sets"), dict):
         parsed = {part: parse_source(section, f"{name}.sets.{part}") for part, section in sets.items()}
         values = {**values, "sets": parsed}

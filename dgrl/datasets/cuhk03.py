@@ -24,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dgrl.config import Section
-from dgrl.datasets.archive import open_archive
+from dgrl.datasets.archive import open_archive, require_readable
 from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
-from dgrl.images import MAX_PIXELS, Image
+from dgrl.images import Image
+from dgrl.limits import limits
 from dgrl.tables import ImageRow
 
 Boxes = Literal["labelled", "detected"]
@@ -102,8 +103,9 @@ class Mat:
             raise self.error(name, "is no array")
         if found.external or found.is_virtual or found.file.filename != self.file.filename:
             raise self.error(name, "lies in another file, which is not read")
-        if found.size > 3 * MAX_PIXELS:
-            raise self.error(name, f"has {found.size} numbers (allowed: {3 * MAX_PIXELS})")
+        if found.size > (most := 3 * limits().image_pixels):
+            problem = f"has {found.size} numbers, more than the limit of {most} (3 limits.image_pixels)"
+            raise self.error(name, problem)
         return found
 
     def read(self, key: Any, name: str) -> npt.NDArray[Any]:
@@ -196,6 +198,7 @@ def new_protocol_split(config: Path, boxes: Boxes = "labelled") -> dict[str, Sub
         InputError: if the file is missing, damaged or not this one.
     """
     name = f"cuhk03_new_protocol_config_{VARIABLES[boxes]}.mat"
+    require_readable(config)
     try:
         split = _read_config(config)
     except Exception as error:  # scipy's reader raises whatever the damage happens to cause
@@ -224,8 +227,11 @@ def open_mat(archive: Path | Mat) -> Iterator[Mat]:
         return
     import h5py  # type: ignore[import-untyped]  # here, since it is slow to import
 
+    located = _locate(archive)
+    if isinstance(located, Path):
+        require_readable(located)
     try:
-        file = h5py.File(_locate(archive), "r")
+        file = h5py.File(located, "r")
     except OSError as error:
         raise InputError(
             f"{archive}: {FILE} is no whole MATLAB v7.3 file ({error}); get it again from its source"

@@ -11,8 +11,9 @@ import regex
 from pydantic import field_validator, model_validator
 
 from dgrl.config import Section
-from dgrl.datasets.archive import Archive, Member, open_archive
+from dgrl.datasets.archive import Archive, Member, has_control, open_archive, require_readable
 from dgrl.errors import InputError
+from dgrl.limits import limits
 from dgrl.tables import DISTRACTOR, JUNK, QUERY, ImageRow
 
 COLUMNS = ("path", "person_id", "camera_id", "role", "subset")
@@ -93,14 +94,23 @@ def _from_table(opened: Archive, table: Path) -> Iterator[Member]:
         raise InputError(f"{table} has no rows; list the images below {opened.path} in it")
     for number, values in enumerate(rows, 1):
         where = f"{table}: row {number} below the header"
-        if values["path"] not in files:  # where a system writes a\\b.png
-            values["path"] = values["path"].replace("\\", "/")
+        values["path"] = _below(opened.path, values["path"], files)
         member = _member(opened, values, where)
         if member.name not in files:
             raise InputError(f"{where}: {member.name!r} is no file below {opened.path}; correct the path")
         if first.setdefault(member.name, number) != number:
             raise InputError(f"{where}: {member.name!r} is in row {first[member.name]} already; keep one")
         yield member
+
+
+def _below(root: Path, path: str, files: set[str]) -> str:
+    """The path below root of a file that is given by its absolute path, or as Windows writes paths."""
+    if path not in files and (turned := path.replace("\\", "/")) in files:
+        return turned
+    for start in (root.absolute(), root.resolve()):
+        if Path(path).is_relative_to(start):
+            return Path(path).relative_to(start).as_posix()
+    return path
 
 
 def _from_pattern(opened: Archive, pattern: str) -> Iterator[Member]:
@@ -128,6 +138,9 @@ def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
     for column in ("path", "person_id", "camera_id"):
         if not values.get(column, "all"):
             raise InputError(f"{where} has no {column}; every image needs one")
+    for column in ("person_id", "camera_id"):
+        if has_control(values.get(column, "")):
+            raise InputError(f"{where}: {column} {values[column]!r} has a line break or the like; remove it")
     role = values.get("role")
     if role is not None and role not in ROLES:
         raise InputError(f"{where}: role {role!r} is neither hr nor lr; correct it")
@@ -157,23 +170,31 @@ def _check_links(opened: Archive, members: list[Member]) -> None:
 
 
 def _read_table(table: Path) -> list[dict[str, str]]:
-    """The cells as text, empty where there is none."""
+    """The cells as text, empty where there is none; columns in lower case."""
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     if table.suffix.lower() not in readers:
         raise InputError(f"{table} is neither a .csv nor a .parquet file; write the table as one of these")
+    require_readable(table)
     try:
-        columns, rows = readers[table.suffix.lower()](table)
+        header, rows = readers[table.suffix.lower()](table)
+    except UnicodeDecodeError:
+        raise InputError(f"{table} is not in UTF-8; save it as CSV in UTF-8") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{table} is no readable table ({error}); restore it or correct the path") from None
-    columns = [column.strip().lower() for column in columns]
+        reason = " ".join(str(error).split())
+        raise InputError(f"{table} is no readable table ({reason}); write it anew") from None
+    columns = [column.strip().lower() for column in header]
     if wrong := _wrong_columns(columns, "column"):
         raise InputError(f"{table} {wrong}")
     for number, row in enumerate(rows, 1):
+        where = f"{table}: row {number} below the header"
         if len(row) != len(columns):
             raise InputError(
-                f"{table}: row {number} below the header has {len(row)} cells for {len(columns)} columns; "
-                "correct it, and quote a cell that holds what separates them"
+                f"{where} has {len(row)} cells for {len(columns)} columns; correct it, and quote a cell that "
+                "holds what separates the cells"
             )
+        for cell in row:
+            if not isinstance(cell, str | int | float | None):
+                raise InputError(f"{where}: {str(cell)[:50]!r} is neither text nor a number; correct it")
     return [dict(zip(columns, map(_text, row), strict=True)) for row in rows]
 
 
@@ -192,17 +213,32 @@ def _wrong_columns(columns: list[str], word: str) -> str:
     return ""
 
 
+def _check_count(rows: int, table: Path) -> None:
+    most = limits().table_rows
+    if rows > most:
+        raise InputError(
+            f"{table} has {rows} rows or more, more than the limit of {most}; raise limits.table_rows"
+        )
+
+
 def _read_csv(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
+    """Cells between commas, semicolons or tabs, as spreadsheets of several countries write them."""
     with table.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin UTF-8 with a mark
         header = file.readline()
+        separator = max(",;\t", key=header.count)  # which the name of no column has
         file.seek(0)
-        delimiter = max(",;\t", key=header.count)
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-        return next(reader, []), [row for row in reader if row]
+        reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+        rows = []
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+                _check_count(len(rows) - 1, table)
+    return (rows or [[]])[0], rows[1:]  # type: ignore[return-value]
 
 
 def _read_parquet(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
     with pq.ParquetFile(table) as file:  # read_table knows no repeated columns
+        _check_count(file.metadata.num_rows, table)
         content = file.read()
     return content.column_names, list(zip(*(column.to_pylist() for column in content.columns), strict=True))
 

@@ -1,4 +1,4 @@
-"""``evaluate:`` of params.yaml."""
+"""The section ``evaluate``."""
 
 from typing import Annotated, Literal
 

@@ -32,7 +32,7 @@ Per = Literal["image", "camera", "person"]
 
 
 class MlrParams(Section):
-    """``mlr:`` of params.yaml; (d) marks what the paper leaves open."""
+    """The section ``mlr``; (d) marks what the paper leaves open."""
 
     seed: int = 0
     trial: Annotated[int, Field(ge=0)] = 0  # which of the random (or official) splits of persons
@@ -171,7 +171,7 @@ def describe(
         "training_pairs": params.pairs_of(dataset),
     }
     if dataset in params.real_lr and params.pairs_of(dataset) == "person":
-        options["twins"] = "one"  # whatever the params say: a real LR image has no other
+        del options["twins"]  # a real LR image has none, whatever the params say
     return {
         "dataset": dataset,
         "options": options,
@@ -202,7 +202,7 @@ def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     chosen = params.lr_camera.get(dataset)
     if chosen != RANDOM and (chosen is None or not any(fnmatchcase(camera, chosen) for camera in cameras)):
         raise InputError(
-            f"params.yaml: mlr.lr_camera.{dataset} = {chosen!r} is no camera of {dataset} "
+            f"mlr.lr_camera.{dataset} = {chosen!r} is no camera of {dataset} "
             f"(allowed: {', '.join(cameras)}, or a pattern such as {cameras[0][0]}*, or {RANDOM})"
         )
     return chosen
@@ -266,8 +266,7 @@ def _split_persons(
     if official:
         if params.trial >= len(official):
             raise InputError(
-                f"params.yaml: mlr.trial = {params.trial}: {dataset} has the official trials 0 to "
-                f"{len(official) - 1}"
+                f"mlr.trial = {params.trial}: {dataset} has the official trials 0 to {len(official) - 1}"
             )
         train = set(persons) - set(official[params.trial])
     elif not train and test:
@@ -300,7 +299,7 @@ def _queries_and_gallery(
     is_query = tested.subset == QUERY
     if not is_query.any():
         raise InputError(
-            f"params.yaml: mlr.queries = 'official': the test persons of {dataset} have no official queries; "
+            f"mlr.queries = 'official': the test persons of {dataset} have no official queries; "
             "choose lr_camera"
         )
     return tested[tested.is_lr & is_query], tested[~tested.is_lr & ~is_query]

@@ -125,15 +125,15 @@ def _dhm_layer(block: Any, before: nn.Sequential, planes: int, count: int, strid
     return layer
 
 
-def with_non_local(layer: nn.Sequential, count: int) -> nn.Sequential:
-    """``layer`` with a non-local block behind each of its last ``count`` residual blocks."""
+def with_non_local(layer: nn.Sequential, count: int, inner: int | None) -> nn.Sequential:
+    """``layer`` with a ``NonLocalBlock`` behind each of its last ``count`` residual blocks."""
     blocks = list(layer)
     first = max(0, len(blocks) - count)
     parts: list[nn.Module] = []
     for index, block in enumerate(blocks):
         parts.append(block)
         if index >= first:
-            parts.append(NonLocalBlock(width(block)))
+            parts.append(NonLocalBlock(width(block), inner))
     return nn.Sequential(*parts)
 
 

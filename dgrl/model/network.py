@@ -100,8 +100,8 @@ class DGRL(nn.Module):
             self.side2, self.side3 = side_branches(params, backbone.layers)
             channels += [width(self.side2), width(self.side3)]
         if params.non_local:
-            layer2 = with_non_local(layer2, NON_LOCAL_LAYER2)
-            layer3 = with_non_local(layer3, NON_LOCAL_LAYER3)
+            layer2 = with_non_local(layer2, NON_LOCAL_LAYER2, params.non_local_width)
+            layer3 = with_non_local(layer3, NON_LOCAL_LAYER3, params.non_local_width)
         self.layer1, self.layer2, self.layer3, self.layer4 = layer1, layer2, layer3, layer4
         self.heads = nn.ModuleList(Head(each, persons, params) for each in channels)
 

@@ -1,4 +1,4 @@
-"""``model:`` and ``loss:`` of params.yaml; a module without torch, which takes seconds to import."""
+"""The sections ``model`` and ``loss``; a module without torch, which takes seconds to import."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,7 +16,7 @@ Size = Annotated[int, Field(ge=32, multiple_of=16)]
 
 
 class ModelParams(Section):
-    """``model:`` of params.yaml. The defaults are the paper's (IV-C); (d) marks what it leaves open."""
+    """The section ``model``. The defaults are the paper's (IV-C); (d) marks what it leaves open."""
 
     backbone: BackboneName = "resnet50"
     weights: str = "imagenet"  # (d) to start from: imagenet, none (random), or a file
@@ -27,6 +27,7 @@ class ModelParams(Section):
     heads: Annotated[int, Field(ge=1)] = 4  # attention heads of MDTA
     expansion: Annotated[float, Field(gt=0)] = 2.66  # hidden width of GDFN (d: Restormer's)
     non_local: bool = True  # Table III
+    non_local_width: Annotated[int, Field(ge=1)] | None = None  # (d) inner; null: half of the channels
     side_branches: bool = True  # III-C
     side: Literal["copy", "dhm"] = "copy"  # (d) of the main branch's blocks, or as in the code of DHM
     side_start: Literal["copied", "random"] = "copied"  # (d) the main branch's weights where they fit, or not
@@ -57,7 +58,7 @@ class ModelParams(Section):
 
 
 class LossParams(Section):
-    """``loss:`` of params.yaml; the defaults are the paper's (IV-C), (d) marks what it leaves open."""
+    """The section ``loss``; the defaults are the paper's (IV-C), (d) marks what it leaves open."""
 
     gamma: Weight = 5.0  # of L1, eq. 13
     alpha1: Weight = 0.5  # ID of the side branch from stage 2, eq. 7

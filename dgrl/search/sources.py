@@ -64,6 +64,7 @@ def sources(paths: Iterable[Path], pattern: str | None = None) -> Iterator[Sourc
                     yield Source(name, row.person_id, row.camera_id, row.data)
             continue
         for file in image_files(path) if path.is_dir() else [path]:
+            _check_name(file)
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             person_id, camera_id = _ids(expression, name)
             try:
@@ -87,6 +88,13 @@ def read_images(image_paths: Iterable[str]) -> dict[str, bytes]:
         rows = read_rows(Path(folder))
         found |= {f"{folder}{IN_TABLE}{row.image_id}": row.data for row in rows if row.image_id in ids}
     return found
+
+
+def _check_name(file: Path) -> None:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name {str(file)!a} is no UTF-8 text; rename the file") from None
 
 
 def _compile(pattern: str) -> regex.Pattern[str]:

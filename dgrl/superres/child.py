@@ -26,15 +26,16 @@ from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from dgrl.errors import InputError, explain
+from dgrl.errors import DivergedError, explain
 from dgrl.images import Image
 from dgrl.mlr.degrade import Degradation, degrade
 from dgrl.parallel.processes import die_with_parent
 from dgrl.random import named_generator
 from dgrl.superres.params import LESS_MEMORY
 from dgrl.tables import read_rows
-from dgrl.weights.checkpoint import load_checkpoint, save_checkpoint
+from dgrl.weights.checkpoint import load_checkpoint, require_converged, save_checkpoint
 
+_DIVERGED = "lower rcan.learning_rate or raise rcan.warmup"
 _EXACT = 100.0  # dB for equal images, so that a mean stays finite; as in upscale
 
 logger = logging.getLogger("dgrl.superres")
@@ -133,13 +134,16 @@ class TableSRModel(SRModel):  # type: ignore[misc]
             if current_iter == self.first - 1:
                 self._resume(current_iter)
             return
-        super().optimize_parameters(current_iter)
+        try:
+            super().optimize_parameters(current_iter)
+        except RuntimeError as error:  # Adam's step is no float32
+            if "overflow" not in str(error):
+                raise
+            raise DivergedError(f"the step of {self._place(current_iter)} overflows; {_DIVERGED}") from None
         loss = self.log_dict["l_pix"]
         if not math.isfinite(loss):
-            (rate,) = self.get_current_learning_rate()
-            raise InputError(
-                f"{self.opt['name']}: the L1 loss is {loss} at iteration {current_iter} "
-                f"(learning rate {rate:.3g}); lower rcan.learning_rate or raise rcan.warmup"
+            raise DivergedError(
+                f"{self.opt['name']}: the L1 loss is {loss} at {self._place(current_iter)}; {_DIVERGED}"
             )
         self.losses.append(loss)
         last = current_iter == self.opt["train"]["total_iter"]
@@ -149,7 +153,7 @@ class TableSRModel(SRModel):  # type: ignore[misc]
             logger.info("iteration %d", current_iter)
 
     def _parts(self) -> dict[str, Any]:
-        parts = {"network": self.net_g, "optimizer": self.optimizer_g}
+        parts = {"model": self.net_g, "optimizer": self.optimizer_g}
         return parts | {"average": self.net_g_ema} if self.ema_decay else parts
 
     def _resume(self, current_iter: int) -> None:
@@ -168,12 +172,17 @@ class TableSRModel(SRModel):  # type: ignore[misc]
         elif current_iter >= self.first:
             state = {name: part.state_dict() for name, part in self._parts().items()}
             progress = {"iteration": current_iter, "losses": self.losses, "curve": self.curve}
-            save_checkpoint(self.state_file, state | progress)
+            save_checkpoint(self.state_file, state | progress, self._place(current_iter), _DIVERGED)
+
+    def _place(self, current_iter: int) -> str:
+        (rate,) = self.get_current_learning_rate()
+        return f"iteration {current_iter} (learning rate {rate:.3g})"
 
     def _publish(self) -> None:
         """The network (of the moving average, if on) and the curve of the loss."""
         network = self.get_bare_model(self.net_g_ema if self.ema_decay else self.net_g)
         state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+        require_converged(state, self._place(self.opt["train"]["total_iter"]), _DIVERGED)
         architecture = {key: value for key, value in self.opt["network_g"].items() if key != "type"}
         save_file(state, self.output_folder / "rcan.safetensors", {"architecture": json.dumps(architecture)})
         with (self.output_folder / "loss.csv").open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""``rcan:`` and ``sr:`` of params.yaml; without torch, which takes seconds to import."""
+"""The sections ``rcan`` and ``sr``; without torch, which takes seconds to import."""
 
 import math
 from typing import Annotated, Literal, Self

@@ -95,6 +95,8 @@ def _load(path: Path) -> tuple[nn.Module, int]:
     tensors, architecture = read_tensors(path, "architecture")
 
     def build() -> tuple[nn.Module, int]:
+        if not all(isinstance(value, int | float) for value in architecture.values()):
+            raise TypeError
         if int(architecture["num_group"]) * int(architecture["num_block"]) > len(tensors):
             raise ValueError  # before millions of modules are made
         return RCAN(**architecture), int(architecture["upscale"])

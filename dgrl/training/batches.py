@@ -126,6 +126,6 @@ def _twins(hr: ImageBank, sr: ImageBank) -> Indices:
     if lonely:
         raise InputError(
             f"the HR and SR training tables are not twins: {len(lonely)} image_id without a twin, first "
-            f"{min(lonely)}; run the split and cache_sr stages again"
+            f"{min(lonely)}; write both again"
         )
     return np.argsort(rows, kind="stable").reshape(len(hr), -1)

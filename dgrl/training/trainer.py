@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dgrl.errors import InputError
+from dgrl.errors import DivergedError
 from dgrl.progress import progress
 from dgrl.training.batches import Batches
 from dgrl.training.compiled import compile_network, trial_step
@@ -23,16 +23,16 @@ from dgrl.weights.checkpoint import load_checkpoint, save_checkpoint
 Log = Callable[[int, Mapping[str, float]], None]  # step, metrics
 Losses = Callable[[Any, Tensor], dict[str, Tensor]]  # a network's output, class of each pair: terms
 
+DIVERGED = (
+    "lower train.learning_rate or raise train.warmup_epochs; the last good checkpoint is kept"  # what to do
+)
+
 logger = logging.getLogger(__name__)
-
-
-class DivergedError(InputError):
-    """The loss is not finite."""
 
 
 @dataclass
 class Schedule:
-    """Learning rate of a step: linear warm-up, then a decay every few epochs."""
+    """Learning rate of a step: linear or constant warm-up, then a decay every few epochs."""
 
     params: TrainParams
     steps_per_epoch: int
@@ -41,7 +41,9 @@ class Schedule:
         epoch = step // self.steps_per_epoch
         rate = self.params.learning_rate * self.params.decay_factor ** (epoch // self.params.decay_every)
         warmup = self.params.warmup_epochs * self.steps_per_epoch
-        return rate * (0.01 + 0.99 * step / warmup) if step < warmup else rate
+        if step >= warmup:
+            return rate
+        return self.params.warmup_rate or rate * (0.01 + 0.99 * step / warmup)
 
 
 @dataclass
@@ -78,8 +80,7 @@ class Meter:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in terms)
             raise DivergedError(
                 f"the loss is not finite at step {done - len(values) + bad} ({shown}; learning rate "
-                f"{rate:.3g}); lower train.learning_rate or raise train.warmup_epochs; the last good "
-                "checkpoint is kept"
+                f"{rate:.3g}); {DIVERGED}"
             )
         seconds = time.perf_counter() - self.started
         means = values.mean(dim=0).tolist()
@@ -107,14 +108,22 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, model: nn.Module, params: TrainParams, device: torch.device) -> "Run":
-        """The state before the first step."""
+    def start(
+        cls, model: nn.Module, params: TrainParams, device: torch.device, pretrained: Collection[str] = ()
+    ) -> "Run":
+        """The state before the first step; ``pretrained`` are names as in ``train``."""
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        groups: dict[float, list[nn.Parameter]] = {}  # by learning rate, relative to that of the schedule
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                relative = params.pretrained_rate if name in pretrained else 1.0
+                groups.setdefault(relative, []).append(parameter)
         optimizer = torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            [{"params": parameters, "relative": relative} for relative, parameters in groups.items()],
             lr=params.learning_rate,
             momentum=params.momentum,
             weight_decay=params.weight_decay,
+            nesterov=params.nesterov,
             fused=True,
         )
         average = {
@@ -137,7 +146,7 @@ class Run:
         logger.info("resume at step %d", self.step)
 
     def save(self, checkpoint: Path) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, unless a weight is not finite (DivergedError)."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -145,7 +154,14 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
         }
-        save_checkpoint(checkpoint, state)
+        rate = self.optimizer.param_groups[0]["lr"]
+        save_checkpoint(checkpoint, state, f"step {self.step} (learning rate {rate:.3g})", DIVERGED)
+
+    def step_optimizer(self, rate: float) -> None:
+        """Take an optimizer step at a learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["relative"]
+        self.optimizer.step()
 
     def update_ema(self) -> None:
         """Move the average towards the weights; torch's AveragedModel would wait for the GPU to do it."""
@@ -163,6 +179,7 @@ def train(
     log: Log,
     ranks: Ranks = ALONE,
     *,
+    pretrained: Collection[str] = (),
     log_every: int = 20,
     checkpoint_every: int = 100,
 ) -> nn.Module:
@@ -182,6 +199,7 @@ def train(
         log: called, in every rank, with the step and its metrics every ``log_every`` steps; after a resume,
             first with all that had been logged before.
         ranks: the processes that share the batches; rank 0 writes the checkpoint.
+        pretrained: names of the parameters that learn at ``params.pretrained_rate`` times the learning rate.
         log_every: optimizer steps.
         checkpoint_every: optimizer steps.
 
@@ -189,13 +207,13 @@ def train(
         The trained network in evaluation mode, with the EMA of the weights if ``params.ema_decay`` is not 0.
 
     Raises:
-        DivergedError: if the loss is not finite.
+        DivergedError: if the loss or a weight is not finite.
     """
     device = batches.device
     torch.backends.cudnn.benchmark = True  # every step has the same shapes: the fastest algorithm of each
     dtype = _precision(params.precision, device)
     schedule = Schedule(params, batches.per_epoch)
-    run = Run.start(model, params, device)
+    run = Run.start(model, params, device, pretrained)
     run.resume(checkpoint)
     model.train()
 
@@ -220,12 +238,11 @@ def train(
         while run.step < steps:
             terms = terms_of(network)
             rate = schedule(run.step)
-            run.optimizer.param_groups[0]["lr"] = rate
             run.optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             if params.clip_norm:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
-            run.optimizer.step()
+            run.step_optimizer(rate)
             if run.average:
                 run.update_ema()
             run.step += 1

@@ -1,30 +1,56 @@
 """Checkpoints that survive a kill at any moment."""
 
 import logging
+from collections.abc import Mapping
+from hashlib import file_digest, sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from dgrl.errors import DivergedError
 from dgrl.files import atomic_file
-from dgrl.weights.tensors import require_finite
+from dgrl.weights.tensors import problem
+
+DIGEST_BYTES = sha256().digest_size
 
 logger = logging.getLogger(__name__)
 
-DIVERGED = "the run diverged; lower train.learning_rate or raise train.warmup_epochs"
+
+def require_converged(weights: Mapping[str, Tensor], place: str, advice: str) -> None:
+    """Raise a DivergedError if a weight is not finite.
+
+    Args:
+        weights: by name.
+        place: the step and its learning rate, for the message.
+        advice: what to do, for the message.
+    """
+    for name, tensor in weights.items():
+        if found := problem(tensor):
+            raise DivergedError(f"after {place} the tensor {name} {found}; {advice}")
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any], place: str, advice: str) -> None:
     """Write ``state`` (tensors, numbers, strings, lists, dicts), whole or not at all.
 
+    The SHA-256 of the file stands at its end: torch reads over it, and checks none of its own.
+
+    Args:
+        state: its entries ``model`` and ``average`` are the weights.
+        place: as for ``require_converged``.
+        advice: as for ``require_converged``.
+
     Raises:
-        InputError: if a tensor of its entries ``model`` and ``average`` is not finite: the last good
-            checkpoint stays.
+        DivergedError: if a weight is not finite: the last good checkpoint stays.
     """
     for entry in ("model", "average"):
-        require_finite(state.get(entry, {}), f"step {state.get('step')}, {entry} ({DIVERGED})")
-    with atomic_file(path) as building, building.open("wb") as file:
+        require_converged(state.get(entry, {}), place, advice)
+    with atomic_file(path) as building, building.open("w+b") as file:
         torch.save(state, file)  # into a file of Python's, which tells why it cannot be written
+        file.seek(0)
+        file.write(file_digest(file, sha256).digest())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -34,9 +60,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged pickle raises anything
+    content = path.read_bytes()
+    if sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
         logger.warning("%s is damaged; the run starts anew", path)
         return None
+    state: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     return state

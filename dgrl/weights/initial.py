@@ -8,9 +8,11 @@ copies, and an earlier run without side branches fills those of a network that h
 
 import importlib
 import logging
+import os
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -20,8 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dgrl.errors import InputError
@@ -30,11 +30,13 @@ from dgrl.model.network import DGRL
 from dgrl.model.params import BackboneName, ModelParams
 from dgrl.random import named_seed
 from dgrl.weights.names import FIRST_BLOCKS, common_names, in_timms_names, wanted_names
+from dgrl.weights.tensors import problem, read_safetensors
 
 State = Mapping[str, Tensor]
 
 # Of several networks in a file: MoCo's query encoder, and the averaged weights of timm and of DGRL's runs.
 MEANT = ("encoder_q", "state_dict_ema", "average")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHOWN = 12  # modules named in the log
 
 # torchreid and OpenReID keep Rank-1 beside the weights, as a NumPy number, which is no code. NumPy 2 moved
@@ -79,7 +81,8 @@ def initialise(model: nn.Module, params: ModelParams) -> Match:
 
     Raises:
         InputError: if the file is missing, damaged or holds code, has less than half of the backbone or any
-            part of it in another shape, or has several networks.
+            part of it in another shape, or weights that are not dense, finite floating-point numbers, or has
+            several networks.
     """
     network = _without_counters(model.state_dict())
     if params.weights == "none":
@@ -88,6 +91,7 @@ def initialise(model: nn.Module, params: ModelParams) -> Match:
     file = read_weights(path)
     match = match_weights(network, file, copied=params.side_start == "copied")
     _require_backbone(match, network, path, params.backbone)
+    _require_weights({source: file[source] for source in match.taken.values()}, path)
     with torch.no_grad():
         for name, source in match.taken.items():
             network[name].copy_(file[source])
@@ -95,16 +99,18 @@ def initialise(model: nn.Module, params: ModelParams) -> Match:
     return match
 
 
-def build(params: ModelParams, persons: int, seed: int) -> DGRL:
+def build(params: ModelParams, persons: int, seed: int) -> tuple[DGRL, Match]:
     """The network that a run starts from: random weights named by ``seed``, then those of ``model.weights``.
+
+    Returns:
+        The network, and what was taken from ``model.weights``.
 
     Raises:
         InputError: as ``initialise``.
     """
     torch.manual_seed(named_seed("network", seed))
     model = DGRL(params, persons)
-    initialise(model, params)
-    return model
+    return model, initialise(model, params)
 
 
 def match_weights(network: State, file: State, *, copied: bool = True) -> Match:
@@ -135,7 +141,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         InputError: if the file is missing, damaged, holds code, or no such backbone or several.
     """
     require_file(path)
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    content = read_safetensors(path)[0] if path.suffix == ".safetensors" else _load_torch(path)
     state, prefix = _choose(_backbones(content), path)
     tensors = {
         in_timms_names(str(name)).removeprefix(prefix): value
@@ -146,11 +152,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def require_file(path: Path) -> None:
-    """Raise an InputError that names ``model.weights`` if there is no such file."""
+    """Raise an InputError that names ``model.weights`` if there is no such file, or it may not be read."""
     if not path.is_file():
         raise InputError(
             f"model.weights = '{path}': there is no such file; allowed: imagenet, none, or a file"
         )
+    if not os.access(path, os.R_OK):
+        raise InputError(f"model.weights = '{path}': no permission to read it; give yourself that right")
 
 
 def imagenet_file(backbone: BackboneName) -> Path:
@@ -203,17 +211,20 @@ def _download(url: str, path: Path, expected: str) -> None:
         ) from None
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file ({error})") from None
+def _require_weights(taken: State, path: Path) -> None:
+    """Refuse what a network would take and cannot compute with."""
+    for name, tensor in taken.items():
+        wrong = problem(tensor) or (None if tensor.dtype in FLOATS else f"holds {tensor.dtype}")
+        if wrong:
+            raise InputError(
+                f"{path}: the tensor {name} {wrong}; save its weights as dense, finite floating-point numbers"
+            )
 
 
 def _load_torch(path: Path) -> Any:
     """What ``torch.save`` wrote, by torch's unpickler that runs no code."""
     try:
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
         unsafe = re.search(r"GLOBAL (\S+)", str(error))

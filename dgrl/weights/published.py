@@ -11,7 +11,7 @@ from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
-from dgrl.weights.tensors import build_empty, load_into, read_tensors, require_finite
+from dgrl.weights.tensors import build_empty, load_into, read_tensors, require_sound
 
 
 def save_model(
@@ -30,7 +30,7 @@ def save_model(
         InputError: if a weight is not finite.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    require_finite(state, str(path))
+    require_sound(state, str(path))
     # One entry: safetensors writes several in an order that changes from one process to the next.
     config = json.dumps(
         {"model": params.model_dump(mode="json"), "persons": persons, "trained_on": sorted(trained_on)}

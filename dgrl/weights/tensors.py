@@ -9,21 +9,49 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, MissingError
 
 T = TypeVar("T")
 
 
-def require_finite(state: Mapping[str, Tensor], name: str) -> None:
-    """Raise an InputError that names the first tensor with a value that is not finite.
+def problem(tensor: Tensor) -> str | None:
+    """What is wrong with a tensor that should be a weight, None if nothing is; integers pass."""
+    if tensor.is_meta:
+        return "has a shape and no values (it was saved on the meta device)"
+    if tensor.layout != torch.strided:
+        return "is sparse, not dense"
+    if tensor.is_quantized:
+        return "is quantised"
+    if tensor.is_floating_point() and not tensor.float().isfinite().all():
+        return "has values that are not finite"
+    return None
 
-    Args:
-        state: tensors by name; those of integers are passed over.
-        name: what they are of, for the message.
-    """
+
+def require_sound(state: Mapping[str, Tensor], name: str) -> None:
+    """Raise an InputError that names the first tensor with a ``problem``; ``name`` is what they are of."""
     for key, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InputError(f"{name}: the tensor {key} has values that are not finite")
+        if found := problem(tensor):
+            raise InputError(f"{name}: the tensor {key} {found}")
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, on the CPU, and the entries of its header.
+
+    Raises:
+        InputError: if the file is missing, unreadable or damaged.
+    """
+    try:
+        path.open("rb").close()  # Python says why it cannot be read
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+            return tensors, file.metadata() or {}
+    except FileNotFoundError:
+        raise MissingError(f"{path} does not exist; write it first") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged or no safetensors file ({reason}); write it again") from None
 
 
 def read_tensors(path: Path, entry: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -32,17 +60,13 @@ def read_tensors(path: Path, entry: str) -> tuple[dict[str, Tensor], dict[str, A
     Raises:
         InputError: if the file is missing, damaged or without such an entry.
     """
+    tensors, header = read_safetensors(path)
+    if entry not in header:
+        raise InputError(f"{path}: its header has no entry {entry!r}; it is another kind of file")
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-            config = json.loads((file.metadata() or {})[entry])
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; run the stage that writes it") from None
-    except KeyError:
-        raise InputError(f"{path}: its header has no entry {entry!r}; it is another kind of file") from None
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged or no safetensors file ({problem}); write it again") from None
+        config = json.loads(header[entry])
+    except (ValueError, RecursionError):
+        config = None
     if not isinstance(config, dict):
         raise InputError(f"{path}: the entry {entry!r} of its header is no JSON object; write it again")
     return tensors, config
@@ -62,7 +86,9 @@ def build_empty(build: Callable[[], T], path: Path) -> T:
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Take all weights of a network from ``tensors``: same names, shapes and kinds, and finite.
+    """Make ``tensors`` the weights of a network, which may be on the meta device.
+
+    They must have the same names, shapes and types, and be finite.
 
     Raises:
         InputError: naming the file and the first tensor that does not fit.
@@ -75,5 +101,5 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
         found, expected = (tuple(tensor.shape), tensor.dtype), (tuple(wanted[name].shape), wanted[name].dtype)
         if found != expected:
             raise InputError(f"{path}: the tensor {name} is {found}, not {expected}; write the file again")
-    require_finite(tensors, str(path))
+    require_sound(tensors, str(path))
     network.load_state_dict(dict(tensors), assign=True)

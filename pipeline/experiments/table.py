@@ -272,7 +272,7 @@ def _datasets(runs: pd.DataFrame, table: Table, dataset: str | None) -> list[str
 def _settings(runs: pd.DataFrame, dataset: str) -> list[str]:
     """The params that metrics on a dataset may depend on, without the seeds."""
     sets = {key.split(".")[1] for key in runs.columns if key.startswith("source.")}
-    others = sets - {dataset} | {"datasets", "runtime"}
+    others = sets - {dataset} | {"datasets", "runtime", "limits"}
     no_params = {*_KEYS, *_SEEDS, "row"}
     return [key for key in runs.columns if key not in no_params and not others & set(key.split("."))]
 

@@ -1,0 +1,33 @@
+"""How large an input may be: what exceeds a limit is refused before memory is taken for it."""
+
+from contextvars import ContextVar
+from typing import Annotated
+
+from pydantic import Field
+
+from dgrl.config import Section
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Limits(Section):
+    """The section ``limits``. No result depends on them."""
+
+    image_pixels: Positive = 64 * 2**20  # of an image; an array of a .mat file: three numbers a pixel
+    file_bytes: Positive = 256 * 2**20  # of a file in an archive or a folder, unpacked
+    zip_ratio: Positive = 1000  # of the size of a file in a zip archive to that of its packed bytes
+    table_rows: Positive = 10_000_000  # of a table of own images
+
+
+_DEFAULTS = Limits()
+_CURRENT: ContextVar[Limits] = ContextVar("limits")
+
+
+def limits() -> Limits:
+    """Those of this process."""
+    return _CURRENT.get(_DEFAULTS)
+
+
+def use(wanted: Limits) -> None:
+    """Make ``wanted`` the limits of this process."""
+    _CURRENT.set(wanted)
