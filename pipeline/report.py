@@ -85,7 +85,7 @@ def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, par
             if group_rows
         },
         restorations=_restorations(found, rows, images, options["sr.method"]),
-        metrics={name: float(f"{value:.6g}") for name, value in found.metrics.items()},
+        metrics=_rounded(found.metrics),
         options=options,
         origin=_origin(paths),
     )
@@ -326,7 +326,14 @@ def _rcan(paths: Paths, scale: int) -> dict[str, Any]:
         header = file.metadata() or {}
     architecture = json.loads(header["architecture"]) if "architecture" in header else header
     metrics = json.loads((paths.rcan(scale) / "metrics.json").read_text())
-    return {**architecture, **{name: float(f"{value:.6g}") for name, value in metrics.items()}}
+    return {**architecture, **_rounded(metrics)}
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Six digits; counts as they are."""
+    return {
+        name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in metrics.items()
+    }
 
 
 def _origin(paths: Paths) -> dict[str, str]:
