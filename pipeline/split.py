@@ -14,6 +14,7 @@ from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import ImageRow, read_keys, read_rows, shards, summary, write_shard
 from pipeline.params import Params
 from pipeline.paths import Paths
+from pipeline.results import read_json
 
 
 def split(
@@ -25,7 +26,7 @@ def split(
     """Write ``data/<dataset>/mlr``, all of it or nothing; returns in one line what the tables hold."""
     paths = Paths(dataset)
     keys = {shard: read_keys(shard) for shard in shards(paths.images)}
-    official = json.loads(paths.official_splits.read_text()) if paths.official_splits.exists() else ()
+    official = read_json(paths.official_splits, list) if paths.official_splits.exists() else ()
     plan = plan_split(pd.concat(keys.values()), dataset, params.mlr, official)
     jobs = [
         (shard, {name: plan.entries[name] for name in part.image_id if name in plan.entries})
