@@ -1,7 +1,6 @@
 """What can be known to be wrong before hours of work: files, cameras, persons, sizes of images."""
 
 import io
-import json
 from typing import Any
 
 import pandas as pd
@@ -16,6 +15,7 @@ from pipeline.download import local_archive
 from pipeline.params import Params
 from pipeline.paths import Paths, located, outside
 from pipeline.pretrain_sr import has_lr_to_restore
+from pipeline.results import read_json
 
 
 def check(dataset: str, params: Params, *, downloaded: bool = False) -> str:
@@ -90,7 +90,7 @@ def training_images(keys: pd.DataFrame, dataset: str, params: Params) -> pd.Data
         InputError: if the images cannot be split.
     """
     file = Paths(dataset).official_splits
-    official = json.loads(file.read_text()) if file.exists() else ()
+    official = read_json(file, list) if file.exists() else ()
     entries = plan_split(keys, dataset, params.mlr, official).entries
     trained = {name for name, rows in entries.items() if any(row.table == "train_hr" for row in rows)}
     return keys[keys.image_id.isin(trained)]

@@ -28,6 +28,7 @@ from dgrl.weights.published import load_model, trained_persons
 from pipeline.params import Params, as_scalar
 from pipeline.paths import Paths
 from pipeline.report import Evaluation, write_report
+from pipeline.results import read_json
 
 
 def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[str, float]:
@@ -91,7 +92,7 @@ def _adaptation_pairs(
 ) -> tuple[Embeddings, Embeddings]:
     """Training persons whom the network did not learn from: by the LR camera, and by the others."""
     learned = trained_persons(paths.model)
-    lr_camera = json.loads(paths.split.read_text())["options"]["lr_camera"]
+    lr_camera = read_json(paths.split)["options"]["lr_camera"]
     sides = []
     for table, is_lr in ((paths.sr("train"), True), (paths.mlr("train_hr"), False)):
         bank = load_bank(table, *size)
@@ -116,7 +117,7 @@ def _untrained(model_params: ModelParams, params: Params) -> DGRL:
 def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
     """Every choice that the metrics depend on and that the paper leaves open, as the files read say it."""
     files = (paths.split, paths.sr_options, paths.config)
-    split, sr, trained = (json.loads(path.read_text()) for path in files)
+    split, sr, trained = map(read_json, files)
     model = trained["model"]
     return {
         **{f"mlr.{name}": as_scalar(value) for name, value in split["options"].items()},

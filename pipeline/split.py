@@ -14,6 +14,7 @@ from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import ImageRow, count_keys, read_keys, read_rows, shards, write_shard
 from pipeline.params import Params
 from pipeline.paths import Paths
+from pipeline.results import read_json
 
 
 def split(
@@ -29,7 +30,7 @@ def split(
     """
     paths = Paths(dataset)
     keys = {shard: read_keys(shard) for shard in shards(paths.images)}
-    official = json.loads(paths.official_splits.read_text()) if paths.official_splits.exists() else ()
+    official = read_json(paths.official_splits, list) if paths.official_splits.exists() else ()
     images = pd.concat(keys.values())
     plan = plan_split(images, dataset, params.mlr, official)
     jobs = [

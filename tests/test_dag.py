@@ -24,6 +24,7 @@ CHANGES_NO_BYTE = {
     "pipeline/params.py",
     "pipeline/params_file.py",
     "pipeline/paths.py",
+    "pipeline/results.py",
     "pipeline/work.py",
 }
 ARGUMENTS = {  # pretrain_sr gets its own scale and dataset as arguments of its command, and checks the others

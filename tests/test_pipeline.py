@@ -101,6 +101,18 @@ def test_a_second_repro_runs_no_stage(project: Path) -> None:
     assert stages_run(dvc(project, "repro")) == []
 
 
+def test_an_empty_dvc_lock_is_deleted_and_nothing_is_computed_again(project: Path) -> None:
+    """What DVC leaves when it is killed while it writes the file: README names this remedy."""
+    lock, model = project / "dvc.lock", (project / MODEL).read_bytes()
+    text = lock.read_text()
+    lock.write_bytes(b"")
+    assert "dvc.lock' validation failed" in dvc(project, "repro", check=False)
+    lock.unlink()
+    assert stages_run(dvc(project, "repro")) == []
+    assert (project / MODEL).read_bytes() == model
+    assert yaml.safe_load(lock.read_text()) == yaml.safe_load(text)
+
+
 MODEL_USERS = {"train", "evaluate"}
 SR_STAGES = {"pretrain_sr@synthetic-2", "cache_sr"}
 

@@ -1,0 +1,38 @@
+"""Reading the JSON files that earlier stages wrote."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dgrl.errors import InputError
+
+_REMEDY = "delete it and run the stage that writes it"
+
+
+class _Object(dict[str, Any]):
+    """A mapping that names its file where an entry is missing."""
+
+    def __init__(self, path: Path, values: list[tuple[str, Any]]) -> None:
+        super().__init__(values)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise InputError(f"{self._path} has no entry {key}; {_REMEDY}")
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What a stage wrote; a missing entry of a mapping is an InputError, too.
+
+    Raises:
+        InputError: if the file is missing, unreadable, no JSON, or not of ``kind``.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"), object_pairs_hook=partial(_Object, path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); run the stage that writes it") from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, kind):
+        raise InputError(f"{path} is damaged; {_REMEDY}")
+    return content
