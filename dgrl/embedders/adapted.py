@@ -1,5 +1,6 @@
 """An embedder with a whitening behind it, and the whitening's file."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ class Adapted:
 
     def __init__(self, network: Embedder, whitening: Whitening) -> None:
         self.network, self.whitening = network, whitening
-        self.name, self.digest = f"{network.name}, whitened", network.digest
+        self.name = f"{network.name}, whitened"
+        parts = (network.digest.encode(), *(getattr(whitening, name).tobytes() for name in TENSORS))
+        self.digest = hashlib.sha256(b"".join(parts)).hexdigest()  # an index holds it apart from the plain one
         self.height, self.width = network.height, network.width
         self.megabytes, self.trained_on = network.megabytes, network.trained_on
 
