@@ -1,5 +1,6 @@
 """All sections of ``params.yaml``, gathered from the code that consumes them."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,10 @@ from dgrl.model.params import LossParams, ModelParams
 from dgrl.superres.params import RcanParams, SrParams
 from dgrl.training.params import AugmentParams, TrainParams
 from pipeline.params_file import read_yaml
+
+MOVED = ("storage", "log_every", "checkpoint_every")  # from train to runtime; older files have them there
+
+logger = logging.getLogger(__name__)
 
 
 class RuntimeParams(Section):
@@ -89,7 +94,13 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         InputError: if the file is missing, no YAML, or has a wrong key or value.
     """
-    return Params.parse(read_yaml(path), "", str(path))
+    values = read_yaml(path)
+    train, runtime = values.get("train"), values.get("runtime")
+    for key in MOVED:
+        if isinstance(train, dict) and isinstance(runtime, dict) and key in train:
+            logger.warning("%s: train.%s is now runtime.%s; move it", path, key, key)
+            runtime[key] = train.pop(key)
+    return Params.parse(values, "", str(path))
 
 
 def as_scalar(value: Any) -> Any:

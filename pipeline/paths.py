@@ -74,8 +74,8 @@ class Paths:
 
     @property
     def losses(self) -> Path:
-        """A file of step and value for each loss term."""
-        return self.live / "plots/metrics" / self.dataset / "loss"
+        """Of each logged step, a column a loss term."""
+        return self.root / "dgrl/losses.csv"
 
     @property
     def sr_options(self) -> Path:

@@ -190,10 +190,8 @@ def _histogram(found: Evaluation) -> Plot:
 
 def _training_plot(paths: Paths) -> Plot | None:
     """The loss terms over the optimizer steps."""
-    series = []
-    for file in sorted(paths.losses.glob("*.tsv")):
-        table = pd.read_csv(file, sep="\t")
-        series.append(Series(file.stem, table.step.tolist(), table[file.stem].tolist()))
+    table = pd.read_csv(paths.losses, index_col="step")
+    series = [Series(str(name), table.index.tolist(), table[name].tolist()) for name in table]
     if not series:
         return None
     ends = ", ".join(f"{each.label} from {each.y[0]:.2f} to {each.y[-1]:.2f}" for each in series)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from dvclive.live import Live
 
@@ -75,7 +76,7 @@ def _train(dataset: str, params: Params) -> None:
             start = params.model.model_copy(update={"weights": str(weights)} if weights else {})
             model, match = build(start, batches.persons, params.train.seed)
             losses = partial(loss_terms, params=params.loss, gather=here.all_gather)
-            with _curves(here, paths.live, dataset, batches.per_epoch) as log:
+            with _curves(here, paths, batches.per_epoch) as log:
                 train_network(
                     model, losses, batches, params.train, work / "checkpoint.pt", log, here,
                     pretrained=match.taken,
@@ -139,23 +140,27 @@ def _banks(paths: Paths, params: Params, work: Path, here: Ranks) -> tuple[Image
 
 
 @contextmanager
-def _curves(here: Ranks, folder: Path, dataset: str, steps_per_epoch: int) -> Iterator[Log]:
-    """What writes the metrics of a step for ``dvc plots``, and a line an epoch to the log, in rank 0."""
+def _curves(here: Ranks, paths: Paths, steps_per_epoch: int) -> Iterator[Log]:
+    """Rank 0's log: metrics for ``dvc plots``, losses for the report, and a line an epoch."""
     if here.rank:
         yield lambda step, metrics: None
         return
     said = 0
-    with Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
-        (folder / "plots/metrics").mkdir(parents=True)  # an output, of a run without training too
+    losses: dict[int, dict[str, float]] = {}  # by step
+    with Live(str(paths.live), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
+        (paths.live / "plots/metrics").mkdir(parents=True)  # an output, of a run without training too
 
         def log(step: int, metrics: Mapping[str, float]) -> None:
             live.step = step
             for name, value in metrics.items():
-                live.log_metric(f"{dataset}/{name}", value, timestamp=False)
+                live.log_metric(f"{paths.dataset}/{name}", value, timestamp=False)
             live.make_summary()
             nonlocal said
             if (epoch := step // steps_per_epoch) > said:
                 said, loss, rate = epoch, metrics["loss/total"], metrics["images_per_second"]
                 logger.info("epoch %d: loss %.3f, %.0f images/s", epoch, loss, rate)
+            losses[step] = {name.removeprefix("loss/"): metrics[name] for name in metrics if "loss/" in name}
 
         yield log
+    with atomic_file(paths.losses) as file:
+        pd.DataFrame.from_dict(losses, "index").rename_axis("step").to_csv(file)

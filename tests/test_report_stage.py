@@ -5,7 +5,6 @@ import re
 from html import unescape
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -53,9 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Path:
         sections = ("model", "loss", "augment", "train")
         config = {name: getattr(params, name).model_dump() for name in sections}
         paths.config.write_text(json.dumps(config))
-        paths.losses.mkdir(parents=True)
-        losses = pd.DataFrame({"step": [10, 20], "total": [9.5, 4.25]})
-        losses.to_csv(paths.losses / "total.tsv", sep="\t", index=False)
+        paths.losses.write_text("step,total\n10,9.5\n20,4.25\n")
     return root
 
 

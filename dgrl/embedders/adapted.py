@@ -27,7 +27,7 @@ class Adapted:
         self.network, self.whitening = network, whitening
         self.name = f"{network.name}, whitened"
         parts = (network.digest.encode(), *(getattr(whitening, name).tobytes() for name in TENSORS))
-        self.digest = hashlib.sha256(b"".join(parts)).hexdigest()  # an index holds it apart from the plain one
+        self.digest = hashlib.sha256(b"".join(parts)).hexdigest()  # not the plain one's
         self.height, self.width = network.height, network.width
         self.megabytes, self.trained_on = network.megabytes, network.trained_on
 
