@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dgrl.embedders.catalog import load_embedder
 from dgrl.embedders.protocol import Resolution
@@ -22,7 +23,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from dgrl.embedders.export import export_onnx  # noqa: E402 (it needs the packages)
+from dgrl.embedders.export import export_onnx, export_openvino  # noqa: E402 (it needs the packages)
 
 pytestmark = pytest.mark.slow
 VIPER = Path(__file__).parents[2] / "shared/data/VIPeR.v1.0.zip"
@@ -100,6 +101,19 @@ def test_openvino_agrees(model: Path, exported: dict[str, Path]) -> None:
     np.testing.assert_allclose(compiled(inputs)[0], load_embedder(model).embed(list(sample), "lr"), atol=1e-4)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_an_openvino_export_is_read_again(model: Path, tmp_path: Path, half: bool) -> None:
+    pytest.importorskip("openvino")
+    path = tmp_path / "network.xml"
+    assert export_openvino(model, path, "lr", half=half) >= 0.9999
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["network.bin", "network.xml"]
+    sample = images()[:200]
+    found, expected = (load_embedder(each).embed(sample, "lr") for each in (path, model))
+    assert (found.astype(float) * expected).sum(axis=1).min() >= 0.9999
+    tensors = sum(each.numel() for each in load_file(model).values())
+    assert path.with_suffix(".bin").stat().st_size < (2.2 if half else 4.4) * tensors
+
+
 def test_the_file_is_valid_and_tells_nothing_of_this_machine(exported: dict[str, Path]) -> None:
     for file in exported.values():
         network = onnx.load(file)
@@ -128,3 +142,5 @@ def test_the_command(model: Path, tmp_path: Path) -> None:
 def test_another_suffix_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not end in \.onnx"):
         export_onnx(model, tmp_path / "model.bin")
+    with pytest.raises(InputError, match=r"does not end in \.xml"):
+        export_openvino(model, tmp_path / "model.bin")

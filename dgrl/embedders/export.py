@@ -1,15 +1,17 @@
-"""A trained network as one ONNX file, for other programs."""
+"""A trained network as one ONNX file, or as OpenVINO's two, for other programs."""
 
 import logging
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgrl.embedders.foreign import METADATA, load_onnx
+from dgrl.embedders.catalog import load_embedder
+from dgrl.embedders.foreign import METADATA, package
 from dgrl.embedders.preprocessing import PREPROCESSING
 from dgrl.embedders.protocol import Resolution
 from dgrl.embedders.trained import TrainedNetwork
@@ -84,15 +86,46 @@ def export_onnx(model: Path, output: Path, resolution: Resolution = "hr") -> flo
         return _check(model, building, resolution)
 
 
+def export_openvino(model: Path, output: Path, resolution: Resolution = "hr", *, half: bool = False) -> float:
+    """Write a network as OpenVINO IR: an ``.xml`` file and its ``.bin``; all else as ``export_onnx``.
+
+    Args:
+        model: ``model.safetensors`` of a run.
+        output: the ``.xml`` file.
+        resolution: hr, or lr: images that were restored.
+        half: weights in float16, half the size.
+
+    Returns:
+        The least cosine similarity to PyTorch's embeddings, on random images.
+
+    Raises:
+        InputError: as ``export_onnx``.
+    """
+    if output.suffix != ".xml":
+        raise InputError(f"{output} does not end in .xml, by which it is known; name it so")
+    ov = package("openvino", "openvino", output)
+    with TemporaryDirectory(dir=output.parent) as folder:
+        source, building = Path(folder, "network.onnx"), Path(folder, output.name)
+        export_onnx(model, source, resolution)
+        network = ov.convert_model(source)
+        network.set_rt_info(PREPROCESSING["imagenet"].model_dump_json(exclude_none=True), METADATA)
+        network.set_rt_info(sha256(model), "dgrl.model_sha256")
+        ov.save_model(network, building, compress_to_fp16=half)
+        cosine = _check(model, building, resolution)
+        for file in (building.with_suffix(".bin"), building):  # the one that names the other comes last
+            file.replace(output.with_suffix(file.suffix))
+    return cosine
+
+
 def _check(model: Path, exported: Path, resolution: Resolution) -> float:
     """The least cosine similarity of both embeddings; InputError where it is too small."""
-    ours, theirs = TrainedNetwork(model), load_onnx(exported, None)
+    ours, theirs = TrainedNetwork(model), load_embedder(exported)
     shape = (CHECKED, ours.height, ours.width, 3)
     images = list(named_generator("export").integers(0, 256, shape, np.uint8))
     cosine = float((ours.embed(images, resolution) * theirs.embed(images, resolution)).sum(axis=1).min())
     if cosine < COSINE:
         raise InputError(
-            f"{model}: its ONNX embeddings have a cosine of only {cosine:.6f} to PyTorch's; report it"
+            f"{model}: its exported embeddings have a cosine of only {cosine:.6f} to PyTorch's; report it"
         )
     return cosine
 

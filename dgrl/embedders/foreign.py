@@ -77,7 +77,7 @@ class ForeignNetwork:
 
 def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> ForeignNetwork:
     """A network of an ``.onnx`` file; see ``catalog.load_embedder``."""
-    ort = _package("onnxruntime", "onnx", path)
+    ort = package("onnxruntime", "onnx", path)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # problems are raised, not written
     try:
@@ -104,7 +104,7 @@ def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> F
 
 def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) -> ForeignNetwork:
     """A network of an OpenVINO ``.xml`` file and its ``.bin``; see ``catalog.load_embedder``."""
-    ov = _package("openvino", "openvino", path)
+    ov = package("openvino", "openvino", path)
     core = ov.Core()
     if not path.with_suffix(".bin").is_file():
         raise InputError(f"{path} lacks its weights {path.with_suffix('.bin').name}; put them beside it")
@@ -114,7 +114,7 @@ def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) 
             raise InputError(f"{path} has {len(network.inputs)} inputs; export it for images alone")
         found = network.inputs[0].partial_shape
         shape = [size.get_length() if size.is_static else None for size in found]
-        params = choose(path, preprocessing, _of_conversion(network))
+        params = choose(path, preprocessing, _of_rt_info(path, network))
         height, width = input_size(path, shape, params)
         network.reshape([-1, 3, height, width])
         compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -144,15 +144,18 @@ def _of_metadata(path: Path, session: Any) -> Preprocessing | None:
         ) from None
 
 
-def _of_conversion(network: Any) -> Preprocessing | None:
-    """What OpenVINO's converter built into a network that takes BGR values 0..255 and turns them itself."""
+def _of_rt_info(path: Path, network: Any) -> Preprocessing | None:
+    """What this project's export writes; or OpenVINO's converter, into a network that takes BGR, 0..255."""
+    if network.has_rt_info(METADATA):
+        return Preprocessing.parse(json.loads(network.get_rt_info(METADATA).astype(str)), METADATA, str(path))
     key = ["conversion_parameters", "reverse_input_channels"]
-    if not network.has_rt_info(key) or network.get_rt_info(key).astype(str) != "True":
-        return None
-    return Preprocessing(colour="bgr")
+    if network.has_rt_info(key) and network.get_rt_info(key).astype(str) == "True":
+        return Preprocessing(colour="bgr")
+    return None
 
 
-def _package(name: str, extra: str, path: Path) -> Any:
+def package(name: str, extra: str, path: Path) -> Any:
+    """A package of an extra; an InputError that names both where it is not installed."""
     try:
         return __import__(name)
     except ImportError:
