@@ -1,4 +1,4 @@
-"""Run the experiments of docs/results.md, then write it: Table III on two datasets, and a warm start.
+"""Run the experiments of docs/ablation.md, then write it: Table III on two datasets, and a warm start.
 
     python docs/results.py MARKET1501 VIPER [--preset paper] [--trials 10] [-S model.height=128] ...
 
@@ -26,7 +26,7 @@ from pipeline.experiments.ablate import experiment_names
 from pipeline.experiments.paper import ABLATIONS, FULL
 from pipeline.experiments.table import table
 
-PAGE = Path(__file__).with_name("results.md")
+PAGE = Path(__file__).with_name("ablation.md")
 WEIGHTS = Path("data/weights/market1501.safetensors")
 ROWS = {row.name: row.params for row in ABLATIONS["components"].rows}
 
@@ -64,7 +64,7 @@ def run(preset: str, name: str, params: Mapping[str, Any], settings: Iterable[st
     """Run an experiment, unless this commit has one of its name; returns whether it ran."""
     if name in experiment_names():
         return False
-    call("dgrl", "preset", preset)  # the experiment before left its own params
+    call("dgrl", "preset", preset, "--force")  # the experiment before left its own params
     values = [f"{key}={json.dumps(value)}" for key, value in params.items()]
     call("dvc", "exp", "run", "--name", name, *(f"--set-param={each}" for each in [*values, *settings]))
     return True
