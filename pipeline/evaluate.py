@@ -18,7 +18,7 @@ from dgrl.evaluation.evaluate import curves, evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings, rank
 from dgrl.extractor import Extractor
-from dgrl.files import atomic_file, atomic_folder, sha256
+from dgrl.files import atomic_folder, sha256
 from dgrl.image_bank import ImageBank, load_bank
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
@@ -65,9 +65,9 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         untrained = rank(*_embed(random, query_bank, gallery_bank))
         metrics |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
     options = _options(paths, params.evaluate)
-    with atomic_file(paths.calibration) as file:  # null: too few persons
-        file.write_text(json.dumps(calibration and calibration.model_dump(mode="json")) + "\n")
     with atomic_folder(paths.eval) as folder:
+        fitted = calibration and calibration.model_dump(mode="json")  # null: too few persons
+        (folder / "calibration.json").write_text(json.dumps(fitted) + "\n")
         written = {dataset: _nested(metrics) | {"options": options}}
         (folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n")
         curves(ranking).to_csv(folder / "cmc.csv", index=False)

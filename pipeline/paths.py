@@ -60,11 +60,6 @@ class Paths:
         return self.root / "dgrl/model.safetensors"
 
     @property
-    def calibration(self) -> Path:
-        """Beside the model, which it belongs to."""
-        return self.root / "dgrl/calibration.json"
-
-    @property
     def config(self) -> Path:
         return self.root / "dgrl/config.json"
 

@@ -122,7 +122,7 @@ def search(
 ) -> None:
     """Find the images of an index that are nearest to each query.
 
-    Where the model has a calibration.json beside it, as the evaluate stage writes it, each says `same person`
+    Where the model has a calibration.json beside it, or a run's evaluation wrote one, each says `same person`
     with a probability, or `unknown`.
     """
     from dgrl.embedders.catalog import parse_model
@@ -137,7 +137,7 @@ def search(
     rows, vectors = joined(embed_sources(embedder, sources(queries)))
     calibration = _calibration(parse_model(model or found.model)[0], embedder.network.digest)
     if calibration is None and (fmr is not None or prior is not None):
-        raise InputError("--fmr and --prior need a calibration.json beside the model; evaluate writes it")
+        raise InputError("--fmr and --prior need a calibration.json of the model; evaluate writes it")
     verdict = partial(_verdict, calibration, fmr, 1 / max(2, len(found.rows)) if prior is None else prior)
     answers = _answers(found, list(rows.image_path), list(rows.resolution), vectors, top, verdict)
     note = embedder.describe(list(rows.resolution))
@@ -165,11 +165,12 @@ def _whole(model: str) -> str:
 
 
 def _calibration(model: Path, digest: str) -> "Calibration | None":
-    """The calibration beside a model; None where there is none, or another model's."""
+    """The calibration beside a model, or of its run; None where there is none, or another model's."""
     from dgrl.evaluation.calibration import Calibration
 
-    path = model.with_name("calibration.json")
-    if not path.exists():
+    beside = model.with_name("calibration.json"), model.parent.parent / "eval/calibration.json"  # of a run
+    path = next((each for each in beside if each.exists()), None)
+    if path is None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -191,6 +192,8 @@ def _verdict(calibration: "Calibration | None", fmr: float | None, prior: float,
     if not 0 < prior < 1:
         raise InputError(f"--prior {prior} is no probability; give one between 0 and 1")
     rates = sorted(map(float, calibration.thresholds))
+    if not rates and fmr is None:  # too few pairs for any
+        return f"same person {float(calibration.probability(similarity, prior)):.2f}"
     chosen = min(rates, key=lambda rate: abs(math.log(rate / FMR))) if fmr is None and rates else fmr
     if chosen not in rates:
         allowed = ", ".join(f"{rate:g}" for rate in rates) or "none: its pairs are too few"

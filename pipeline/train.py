@@ -148,7 +148,7 @@ def _curves(here: Ranks, paths: Paths, steps_per_epoch: int) -> Iterator[Log]:
     said = 0
     losses: dict[int, dict[str, float]] = {}  # by step
     with Live(str(paths.live), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
-        (paths.live / "plots/metrics").mkdir(parents=True)  # an output, of a run without training too
+        (paths.live / "plots/metrics").mkdir(parents=True, exist_ok=True)  # an output without training too
 
         def log(step: int, metrics: Mapping[str, float]) -> None:
             live.step = step

@@ -87,7 +87,7 @@ def test_the_command_ends_in_one_line(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(cli, "load_params", fail)
+    monkeypatch.setattr(cli, "_params", fail)
     monkeypatch.setattr(sys, "argv", ["dgrl", "split", "viper"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

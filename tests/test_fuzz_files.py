@@ -177,7 +177,8 @@ def model() -> bytes:
 def checkpoint() -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder, "checkpoint.pt")
-        save_checkpoint(path, {"step": 3, "model": {"weight": torch.zeros(3)}, "history": [{"loss": 1.0}]})
+        state = {"step": 3, "model": {"weight": torch.zeros(3)}, "history": [{"loss": 1.0}]}
+        save_checkpoint(path, state, "step 3", "")
         return path.read_bytes()
 
 

@@ -302,5 +302,5 @@ def test_a_mistake_in_params_stops_dvc_with_one_line(project: Path) -> None:
         output = dvc(project, "repro", check=False)
     finally:
         params.write_text(text)
-    assert "error: train.persons_per_batch = 400, but the training set has only 8 persons" in output
+    assert "error: train.persons_per_batch = 400, but synthetic has only 8 training persons" in output
     assert "Traceback" not in output

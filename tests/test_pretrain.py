@@ -153,7 +153,7 @@ def test_real_lr_images_want_no_rcan_but_for_training_twins(
     values["mlr"]["training_pairs"] = pairs
     monkeypatch.chdir(tmp_path)
     shutil.copytree(train_hr, "data/caviar/mlr/train_hr")
-    monkeypatch.setattr("pipeline.pretrain_sr.code", lambda _: [])
+    monkeypatch.setattr("pipeline.pretrain_sr.code", lambda *_: [])
     monkeypatch.setattr("pipeline.pretrain_sr.pretrain", lambda *_: {"psnr": 30.0})
     assert pretrain_sr("caviar", 2, Params.parse(values, "")) == ({"psnr": 30.0} if wanted else {})
     assert Path("data/caviar/rcan/x2/rcan.safetensors").exists() == (not wanted)

@@ -223,9 +223,7 @@ def test_validation_never_touches_the_persons_of_the_test(
     [({"set": "c9"}, "'c9'"), ({}, "None"), ({"other": "c1"}, "None")],
 )
 def test_an_unknown_lr_camera_is_named(chosen: dict[str, str], told: str) -> None:
-    message = (
-        rf"^params\.yaml: mlr\.lr_camera\.set = {told} is no camera of set \(allowed: c1, c2, or a pattern"
-    )
+    message = rf"^mlr\.lr_camera\.set = {told} is no camera of set \(allowed: c1, c2, or a pattern"
     with pytest.raises(InputError, match=message):
         plan_split(images(crowd(4)), "set", MlrParams(lr_camera=chosen))
 

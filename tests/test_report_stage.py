@@ -75,7 +75,7 @@ def test_the_paper_and_the_untrained_network_stand_beside_the_run(page: str) -> 
 
 
 def test_the_threshold_of_the_calibration_stands_in_the_histogram(folder: Path, page: str) -> None:
-    calibration = json.loads((folder / f"data/{DATASET}/dgrl/calibration.json").read_text())
+    calibration = json.loads((folder / f"data/{DATASET}/eval/calibration.json").read_text())
     assert f"above the threshold {calibration['thresholds']['0.01']:.2f}" in page
 
 

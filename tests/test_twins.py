@@ -174,5 +174,5 @@ def test_an_image_that_lacks_a_twin_is_named() -> None:
     lacking = ImageBank(sr.images[:-1], sr.keys[:-1])
     name = sr.keys.image_id.iloc[-1]
     params = TrainParams.parse({"persons_per_batch": 5}, "train")
-    with pytest.raises(InputError, match=f"first {name}; run the split and cache_sr"):
+    with pytest.raises(InputError, match=f"first {name}; write both again"):
         Batches(hr, lacking, PLAIN, params, torch.device("cpu"), ALONE)
