@@ -1,12 +1,15 @@
 """The pages are as their scripts make them, and every link leads to something."""
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from pipeline.experiments.compare import Result, markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")]
@@ -20,6 +23,13 @@ def test_the_list_of_params_is_that_of_the_classes() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs/params.md").read_text() == module.page()
+
+
+@pytest.mark.parametrize("dataset", ["viper", "caviar"])
+def test_the_results_are_those_of_the_measurements(dataset: str) -> None:
+    measured = json.loads((ROOT / f"docs/results/{dataset}.json").read_text())
+    table = markdown([Result(**each) for each in measured])
+    assert table in (ROOT / "docs/results.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
