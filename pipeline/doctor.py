@@ -68,7 +68,7 @@ def _disk(missing: list[str]) -> Iterator[str]:
     free = shutil.disk_usage(".").free / 1e9
     yield f"disk: {free:.1f} GB free here"
     if free < LITTLE_DISK:
-        missing.append(f"disk: {free:.1f} GB is little; CUHK03 and Market-1501 want {LITTLE_DISK} GB")
+        missing.append(f"optional: disk, {free:.1f} GB is little: CUHK03 and Market-1501 want {LITTLE_DISK}")
     if not Path(".dvc").is_dir():
         missing.append("a project here: dgrl init NAME --from-folder DIR, in an empty folder")
         return
