@@ -1,6 +1,5 @@
 """How large an input may be: what exceeds a limit is refused before memory is taken for it."""
 
-from contextvars import ContextVar
 from typing import Annotated
 
 from pydantic import Field
@@ -19,15 +18,15 @@ class Limits(Section):
     table_rows: Positive = 10_000_000  # of a table of own images
 
 
-_DEFAULTS = Limits()
-_CURRENT: ContextVar[Limits] = ContextVar("limits")
+_current = Limits()
 
 
 def limits() -> Limits:
     """Those of this process."""
-    return _CURRENT.get(_DEFAULTS)
+    return _current
 
 
 def use(wanted: Limits) -> None:
     """Make ``wanted`` the limits of this process."""
-    _CURRENT.set(wanted)
+    global _current
+    _current = wanted

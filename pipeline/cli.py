@@ -74,12 +74,9 @@ def start(
 
 
 def _params() -> "Params":
-    from dgrl.limits import use
     from pipeline.params import load_params
 
-    params = load_params()
-    use(params.limits)
-    return params
+    return load_params()
 
 
 @app.command()

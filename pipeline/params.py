@@ -10,7 +10,7 @@ from dgrl.config import Section
 from dgrl.datasets.catalog import parse_source
 from dgrl.errors import InputError
 from dgrl.evaluation.params import EvaluateParams
-from dgrl.limits import Limits
+from dgrl.limits import Limits, use
 from dgrl.mlr.protocol import MlrParams
 from dgrl.model.params import LossParams, ModelParams
 from dgrl.superres.params import RcanParams, SrParams
@@ -89,7 +89,7 @@ class Params(Section):
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and validate ``params.yaml``.
+    """Read and validate ``params.yaml``; its ``limits`` become those of this process.
 
     Raises:
         InputError: if the file is missing, no YAML, or has a wrong key or value.
@@ -100,7 +100,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         if isinstance(train, dict) and isinstance(runtime, dict) and key in train:
             logger.warning("%s: train.%s is now runtime.%s; move it", path, key, key)
             runtime[key] = train.pop(key)
-    return Params.parse(values, "", str(path))
+    params = Params.parse(values, "", str(path))
+    use(params.limits)
+    return params
 
 
 def as_scalar(value: Any) -> Any:

@@ -155,3 +155,25 @@ def test_public_networks_give_the_runtimes_own_numbers() -> None:
     expected = compiled(image[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32))[0]
     found = load_embedder(path).embed([image], "lr")  # BGR, as its own metadata says
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-4)
+
+
+@pytest.mark.skipif(not BASELINES.is_dir(), reason="public networks are not here")
+def test_an_openvino_network_is_known_by_its_weights_too(tmp_path: Path) -> None:
+    name = "person-reidentification-retail-0287"
+    for suffix in (".xml", ".bin"):
+        (tmp_path / f"{name}{suffix}").write_bytes((BASELINES / f"{name}{suffix}").read_bytes())
+    path = tmp_path / f"{name}.xml"
+    before = load_embedder(path).digest
+    weights = bytearray(path.with_suffix(".bin").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    path.with_suffix(".bin").write_bytes(weights)
+    assert load_embedder(path).digest != before
+
+
+def test_openvino_metadata_that_are_no_json_are_one_line(tmp_path: Path) -> None:
+    core = openvino.Core()
+    network = core.read_model(str(channel_means(tmp_path / "means.onnx", [1, 3, *SIZE])))
+    network.set_rt_info("{", METADATA)
+    openvino.save_model(network, tmp_path / "means.xml")
+    with pytest.raises(InputError, match=r"means\.xml: its metadata dgrl\.preprocessing are no JSON"):
+        load_embedder(tmp_path / "means.xml")

@@ -4,6 +4,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,13 @@ def test_an_image_of_a_table_may_be_as_large_as_the_table_says(project: Path) ->
     assert rows[0].pixels().shape == (20, 40, 3)
     with pytest.raises(InputError, match="over the limit of 799"):
         replace(rows[0], width=1, height=799).pixels()
+
+
+def test_limits_are_those_of_every_thread_of_the_process(project: Path) -> None:
+    change(limits={"image_pixels": 799})
+    load_params()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(limits).result().image_pixels == 799
 
 
 def test_images_and_official_splits_are_published_together(

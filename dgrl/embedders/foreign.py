@@ -1,5 +1,6 @@
 """Networks of somebody else: ONNX by onnxruntime, OpenVINO IR by openvino."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ class ForeignNetwork:
         batch: int = BATCH,
     ) -> None:
         self.path, self.name = files[0], files[0].stem
-        self.digest = sha256(files[0])
+        digests = [sha256(file) for file in files]  # OpenVINO's weights are a file of their own
+        self.digest = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
         self.megabytes = sum(file.stat().st_size for file in files) / 1e6
         self.trained_on: frozenset[str] = frozenset()  # which such files do not say
         self.run, self.params, self.flip, self.batch = run, params, flip, batch
@@ -134,24 +136,26 @@ def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) 
 def _of_metadata(path: Path, session: Any) -> Preprocessing | None:
     """What this project's export writes into an ONNX file."""
     entry = session.get_modelmeta().custom_metadata_map.get(METADATA)
-    if entry is None:
-        return None
-    try:
-        return Preprocessing.parse(json.loads(entry), METADATA, str(path))
-    except ValueError:
-        raise InputError(
-            f"{path}: the entry {METADATA} of its metadata is no JSON; export it again"
-        ) from None
+    return None if entry is None else _parse(path, entry)
 
 
 def _of_rt_info(path: Path, network: Any) -> Preprocessing | None:
     """What this project's export writes; or OpenVINO's converter, into a network that takes BGR, 0..255."""
     if network.has_rt_info(METADATA):
-        return Preprocessing.parse(json.loads(network.get_rt_info(METADATA).astype(str)), METADATA, str(path))
+        return _parse(path, network.get_rt_info(METADATA).astype(str))
     key = ["conversion_parameters", "reverse_input_channels"]
     if network.has_rt_info(key) and network.get_rt_info(key).astype(str) == "True":
         return Preprocessing(colour="bgr")
     return None
+
+
+def _parse(path: Path, entry: str) -> Preprocessing:
+    """The preprocessing that this project's export writes into a file."""
+    try:
+        values = json.loads(entry)
+    except ValueError:
+        raise InputError(f"{path}: its metadata {METADATA} are no JSON; export it again") from None
+    return Preprocessing.parse(values, METADATA, str(path))
 
 
 def package(name: str, extra: str, path: Path) -> Any:

@@ -16,7 +16,7 @@ class Embedder(Protocol):
 
     Attributes:
         name: for tables: the file's name without its suffix.
-        digest: SHA-256 of the file, so that an index or a whitening knows the network that it belongs to.
+        digest: of the file, or files, so that an index or a whitening knows the network that it belongs to.
         height, width: of the network's input, in pixels.
         megabytes: size of the file or files.
         trained_on: ``<dataset>/<person>`` of the persons that it learned from, as far as its file says.
