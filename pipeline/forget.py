@@ -107,9 +107,9 @@ def _traces(row: "ImageRow") -> set[bytes]:
     """What tells an image wherever it lies: its bytes, its pixels' digest, its thumbnails in HTML."""
     from dgrl.report.render import SIDE, photo
     from dgrl.report.thumbnail import shrink
-    from dgrl.search.sheet import data_uri
+    from dgrl.search.sheet import thumbnail
 
-    thumbnails = photo(shrink(row.pixels(), SIDE, SIDE)), data_uri(row.data, row.image_id)
+    thumbnails = photo(shrink(row.pixels(), SIDE, SIDE)), thumbnail(row.data, row.image_id)
     return {row.data, row.pixel_sha256.encode(), *(uri.encode() for uri in thumbnails)}
 
 

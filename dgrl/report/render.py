@@ -1,15 +1,13 @@
 """One HTML file that explains an evaluation: nothing to install, nothing to fetch."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dgrl.images import Image, encode_png
+from dgrl.images import Image, encode_jpeg, encode_png
+from dgrl.report.page import data_uri, environment
 from dgrl.report.plots import Plot
 from dgrl.report.restoration import Panel
 from dgrl.report.thumbnail import shrink
@@ -94,21 +92,15 @@ class Report:
 
 def render(report: Report) -> str:
     """The report as a self-contained HTML page; the same report gives the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("dgrl.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    templates = environment("dgrl.report")
+    templates.filters |= {
         "label": label,
         "number": _number,
         "download": _download,
         "photo": lambda image: photo(shrink(image, SIDE, SIDE)),
-        "exact": lambda image: _data("image/png", encode_png(shrink(image, PANEL_SIDE, PANEL_SIDE))),
+        "exact": lambda image: data_uri("image/png", encode_png(shrink(image, PANEL_SIDE, PANEL_SIDE))),
     }
-    return environment.get_template("report.html.j2").render(report=report, side=SIDE, panel_side=PANEL_SIDE)
+    return templates.get_template("report.html.j2").render(report=report, side=SIDE, panel_side=PANEL_SIDE)
 
 
 def label(name: str) -> str:
@@ -125,15 +117,9 @@ def _number(value: float) -> str:
 
 
 def photo(image: Image) -> str:
-    """JPEG: a screen shows no difference, and PNG takes five times the bytes."""
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert done
-    return _data("image/jpeg", data.tobytes())
+    """A ``data:`` link to an image [H, W, 3], as JPEG: it looks the same, and PNG is five times as large."""
+    return data_uri("image/jpeg", encode_jpeg(image, _JPEG_QUALITY))
 
 
 def _download(text: str, kind: str) -> str:
-    return _data(kind, text.encode())
-
-
-def _data(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64," + base64.b64encode(data).decode("ascii")
+    return data_uri(kind, text.encode())

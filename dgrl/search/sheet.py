@@ -1,12 +1,10 @@
 """A contact sheet of what was found, as one HTML file: nothing to install, nothing to fetch."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from dgrl.images import decode, encode_png
+from dgrl.report.page import data_uri, environment
 from dgrl.report.thumbnail import shrink
 
 THUMBNAIL_SIDE = 160  # pixels, the longer side of an embedded image
@@ -39,18 +37,12 @@ def render_sheet(title: str, note: str, answers: Sequence[Answer]) -> str:
     Raises:
         InputError: if an image is not readable.
     """
-    environment = Environment(
-        loader=PackageLoader("dgrl.search", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = data_uri
-    return environment.get_template("sheet.html.j2").render(title=title, note=note, answers=answers)
+    templates = environment("dgrl.search")
+    templates.filters["thumbnail"] = thumbnail
+    return templates.get_template("sheet.html.j2").render(title=title, note=note, answers=answers)
 
 
-def data_uri(data: bytes, name: str) -> str:
-    """A thumbnail of an encoded image, as the page has it."""
+def thumbnail(data: bytes, name: str) -> str:
+    """A ``data:`` link to a small version of an encoded image."""
     image = shrink(decode(data, name), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode("ascii")
+    return data_uri("image/png", encode_png(image))
