@@ -10,6 +10,7 @@ Fit it on persons whom the network was not trained on: the embeddings of one of 
 differ less than those of others, and W would be too kind.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,12 +78,12 @@ def fit(query: Embeddings, gallery: Embeddings, seed: int = 0) -> Whitening:
     order = sorted(persons.tolist(), key=lambda person: named_seed("fold", seed, person))
     scores = np.zeros(len(LAMBDAS))
     for fold in range(FOLDS):
-        held = np.isin(persons, order[fold::FOLDS])
-        solved = _Solved(_of(query, persons[~held]), _of(gallery, persons[~held]))
-        tested = _of(query, persons[held]), _of(gallery, persons[held])
-        scores += [_mean_ap(solved.whitening(value), *tested) for value in LAMBDAS]
+        held_out = order[fold::FOLDS]
+        covariance = _Covariance(*_of_persons(query, gallery, set(order).difference(held_out)))
+        tested = _of_persons(query, gallery, held_out)
+        scores += [rank(*adapted(covariance.whitening(value), *tested)).mean_ap for value in LAMBDAS]
     best = len(LAMBDAS) - 1 - int(np.argmax(scores[::-1]))
-    return _Solved(query, gallery).whitening(LAMBDAS[best])
+    return _Covariance(query, gallery).whitening(LAMBDAS[best])
 
 
 def adapted(whitening: Whitening, query: Embeddings, gallery: Embeddings) -> tuple[Embeddings, Embeddings]:
@@ -93,8 +94,8 @@ def adapted(whitening: Whitening, query: Embeddings, gallery: Embeddings) -> tup
     )
 
 
-class _Solved:
-    """The eigenvectors of W, for any lambda."""
+class _Covariance:
+    """W of all pairs, by its eigenvalues and eigenvectors: one decomposition serves every lambda."""
 
     def __init__(self, query: Embeddings, gallery: Embeddings) -> None:
         rows, columns = _pairs(query, gallery)
@@ -118,12 +119,11 @@ def _pairs(query: Embeddings, gallery: Embeddings) -> tuple[npt.NDArray[np.intp]
     return rows, columns
 
 
-def _of(embeddings: Embeddings, persons: npt.NDArray[np.int64]) -> Embeddings:
-    chosen = np.isin(embeddings.person_ids, persons)
-    return Embeddings(
-        embeddings.features[chosen], embeddings.person_ids[chosen], embeddings.camera_ids[chosen]
+def _of_persons(
+    query: Embeddings, gallery: Embeddings, persons: Iterable[int]
+) -> tuple[Embeddings, Embeddings]:
+    wanted = list(persons)
+    return (
+        query.select(np.isin(query.person_ids, wanted)),
+        gallery.select(np.isin(gallery.person_ids, wanted)),
     )
-
-
-def _mean_ap(whitening: Whitening, query: Embeddings, gallery: Embeddings) -> float:
-    return rank(*adapted(whitening, query, gallery)).mean_ap

@@ -245,13 +245,7 @@ def _two_folds(query: Embeddings, gallery: Embeddings, seed: int) -> list[tuple[
     second = np.arange(len(gallery.person_ids)) % 2 == 1
     in_half = np.where(other, second, np.isin(gallery.person_ids, half))
     of_query = np.isin(query.person_ids, half)
-    return [(_select(query, of_query == side), _select(gallery, in_half == side)) for side in (True, False)]
-
-
-def _select(embeddings: Embeddings, chosen: Mask) -> Embeddings:
-    return Embeddings(
-        embeddings.features[chosen], embeddings.person_ids[chosen], embeddings.camera_ids[chosen]
-    )
+    return [(query.select(of_query == side), gallery.select(in_half == side)) for side in (True, False)]
 
 
 def _supported(rates: tuple[float, ...], negatives: int) -> list[float]:

@@ -50,6 +50,10 @@ class Embeddings:
     person_ids: Integers
     camera_ids: Integers
 
+    def select(self, chosen: Mask | Integers | list[int]) -> "Embeddings":
+        """Some of the images only: a mask [N], or row numbers."""
+        return Embeddings(self.features[chosen], self.person_ids[chosen], self.camera_ids[chosen])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:

@@ -53,7 +53,7 @@ def by_camera_pair(
     pairs.sort(key=lambda pair: pair[0])
     found = {}
     for _, name, rows, columns in pairs[:PAIRS]:
-        metrics = rank(_select(query, rows), _select(gallery, columns)).metrics()
+        metrics = rank(query.select(rows), gallery.select(columns)).metrics()
         found[name] = {"queries": metrics["queries"], "gallery": int(columns.sum()), **metrics}
     return pd.DataFrame.from_dict(found, "index")[["queries", "gallery", *COLUMNS]], len(pairs)
 
@@ -81,9 +81,3 @@ def similarities(query: Embeddings, gallery: Embeddings) -> pd.DataFrame:
     lower = -1 + 2 / _FINE * (first + step * np.arange(-1, merged.shape[1] - 1))
     positives, negatives = 100 * merged / np.maximum(merged.sum(axis=1, keepdims=True), 1)
     return pd.DataFrame({"similarity": lower, "positives": positives, "negatives": negatives})
-
-
-def _select(embeddings: Embeddings, chosen: npt.NDArray[np.bool_]) -> Embeddings:
-    return Embeddings(
-        embeddings.features[chosen], embeddings.person_ids[chosen], embeddings.camera_ids[chosen]
-    )
