@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +16,7 @@ from dgrl.embedders.protocol import Embedder as Network
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
 from dgrl.images import Image, check_images, decode
+from dgrl.superres.upscale import bicubic, enlarge, load_factor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,18 +116,19 @@ class Embedder:
     ) -> tuple[npt.NDArray[np.float32], list[Resolution]]:
         """Embeddings [N, D], and which images were taken for LR; ``CHUNK`` images in memory at once."""
         waiting = iter(images)
-        parts, resolutions = [self.network.embed([], "hr")], []
+        parts: list[npt.NDArray[np.float32]] = []
+        resolutions: list[Resolution] = []
         while chunk := list(islice(waiting, CHUNK)):
             check_images(chunk)
             found = [resolution or self.resolution(image) for image in chunk]
-            vectors = np.empty((len(chunk), parts[0].shape[1]), np.float32)
+            vectors: dict[int, npt.NDArray[np.float32]] = {}  # by row
             for each in set(found):
                 rows = [row for row, value in enumerate(found) if value == each]
                 same = [self.restore(chunk[row]) if each == "lr" else chunk[row] for row in rows]
-                vectors[rows] = self.network.embed(same, each)
-            parts.append(vectors)
+                vectors |= zip(rows, self.network.embed(same, each), strict=True)
+            parts.append(np.stack([vectors[row] for row in range(len(chunk))]))
             resolutions += found
-        return np.concatenate(parts), resolutions
+        return np.concatenate(parts) if parts else self.network.embed([], "hr"), resolutions
 
     def resolution(self, image: Image) -> Resolution:
         """``lr`` if the image is shorter than ``lr_below``."""
@@ -139,11 +140,8 @@ class Embedder:
         enough = [factor for factor in factors if image.shape[0] * factor >= self.lr_below]
         factor = min(enough, default=max(factors))
         if self.rcan:
-            from dgrl.superres.upscale import enlarge  # which imports torch
-
             return next(enlarge([image], self.rcan[factor]))
-        size = (image.shape[1] * factor, image.shape[0] * factor)
-        return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+        return bicubic(image, factor)
 
     def describe(self, resolutions: Sequence[Resolution]) -> str:
         """What was done to the LR images, for people."""
@@ -210,8 +208,6 @@ def _as_array(source: Any) -> npt.NDArray[Any]:
 
 
 def _load_rcans(folder: Path) -> dict[int, nn.Module]:
-    from dgrl.superres.upscale import load_factor
-
     files = {factor: folder / f"x{factor}/rcan.safetensors" for factor in (*FACTORS, 8)}
     found = {factor: load_factor(file, factor) for factor, file in files.items() if file.exists()}
     if not found:
