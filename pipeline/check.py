@@ -15,7 +15,7 @@ from pipeline.download import local_archive
 from pipeline.params import Params
 from pipeline.paths import Paths, located, outside
 from pipeline.pretrain_sr import has_lr_to_restore
-from pipeline.results import read_json
+from pipeline.results import official_splits
 
 
 def check(dataset: str, params: Params, *, downloaded: bool = False) -> str:
@@ -89,9 +89,7 @@ def training_images(keys: pd.DataFrame, dataset: str, params: Params) -> pd.Data
     Raises:
         InputError: if the images cannot be split.
     """
-    file = Paths(dataset).official_splits
-    official = read_json(file, list) if file.exists() else ()
-    entries = plan_split(keys, dataset, params.mlr, official).entries
+    entries = plan_split(keys, dataset, params.mlr, official_splits(dataset)).entries
     trained = {name for name, rows in entries.items() if any(row.table == "train_hr" for row in rows)}
     return keys[keys.image_id.isin(trained)]
 

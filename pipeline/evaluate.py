@@ -41,28 +41,28 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
     model, model_params = load_model(paths.model)
     size = model_params.height, model_params.width
     query_bank, gallery_bank = load_bank(paths.sr("query"), *size), load_bank(paths.mlr("gallery"), *size)
-    extractor = partial(
+    ready = partial(
         Extractor,
         height=size[0],
         width=size[1],
         flip=params.evaluate.flip,
         workers=workers or default_workers(),
     )
-    query, gallery = _embed(extractor(model), query_bank, gallery_bank)
+    extractor = ready(model)
+    query, gallery = _embed(extractor, query_bank, gallery_bank)
     factors = query_bank.keys.factor.to_numpy()
     ranking, metrics = evaluate_embeddings(query, gallery, factors, params.evaluate)
-    digest, seed = sha256(paths.model), params.evaluate.seed
-    calibration, calibrated = calibrate(query, gallery, factors, digest, seed)
+    seed = params.evaluate.seed
+    calibration, calibrated = calibrate(query, gallery, factors, sha256(paths.model), seed)
     metrics |= calibrated
     if params.evaluate.adapt == "whiten":
-        whitening = fit(*_adaptation_pairs(dataset, paths, extractor(model), size), params.evaluate.seed)
+        whitening = fit(*_adaptation_pairs(dataset, paths, extractor, size), seed)
         adapted_metrics = rank(*adapted(whitening, query, gallery)).metrics()
         metrics |= {f"adapted.{name}": value for name, value in adapted_metrics.items()}
         metrics["adapted.lambda"] = whitening.shrinkage
     untrained = None
     if params.evaluate.untrained:
-        random = extractor(_untrained(model_params, params))
-        untrained = rank(*_embed(random, query_bank, gallery_bank))
+        untrained = rank(*_embed(ready(_untrained(model_params, seed)), query_bank, gallery_bank))
         metrics |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
     options = _options(paths, params.evaluate)
     with atomic_folder(paths.eval) as folder:
@@ -109,15 +109,14 @@ def _adaptation_pairs(
     return _embed(extractor, *sides)
 
 
-def _untrained(model_params: ModelParams, params: Params) -> DGRL:
-    torch.manual_seed(named_seed("untrained", params.evaluate.seed))
+def _untrained(model_params: ModelParams, seed: int) -> DGRL:
+    torch.manual_seed(named_seed("untrained", seed))
     return DGRL(model_params, persons=1)
 
 
 def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
     """Every choice that the metrics depend on and that the paper leaves open, as the files read say it."""
-    files = (paths.split, paths.sr_options, paths.config)
-    split, sr, trained = map(read_json, files)
+    split, sr, trained = map(read_json, (paths.split, paths.sr_options, paths.config))
     model = trained["model"]
     return {
         **{f"mlr.{name}": as_scalar(value) for name, value in split["options"].items()},

@@ -31,6 +31,7 @@ from dgrl.tables import read_keys, read_rows, shards
 from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics
 from pipeline.params import as_scalar
 from pipeline.paths import Paths
+from pipeline.results import read_json
 
 MATCHES = 10  # of a query
 _RATE = "0.01"  # of false matches
@@ -64,7 +65,8 @@ class Evaluation:
 
 def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, params: EvaluateParams) -> None:
     """Write ``report.html`` and ``ranked/*.png`` into ``folder``."""
-    options = _options(paths, params)
+    split, sr, config = map(read_json, (paths.split, paths.sr_options, paths.config))
+    options = _options(paths, params, split, sr, config)
     chosen = choose_examples(found.ranking, params.examples, params.seed)
     rows = [row for group in chosen.values() for row in group]
     images = _images(paths, found, rows)
@@ -74,7 +76,7 @@ def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, par
     tables = _tables(found)
     report = Report(
         title=f"DGRL on {DATASET_TITLES.get(paths.dataset, paths.dataset)}",
-        summary=_summary(found, paths),
+        summary=_summary(found, len(split["left_out_queries"])),
         headline=_headline(found.metrics, paths.dataset),
         notes=_notes(paths.dataset, options),
         tables=tables,
@@ -87,14 +89,13 @@ def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, par
         restorations=_restorations(found, rows, images, options["sr.method"]),
         metrics=_rounded(found.metrics),
         options=options,
-        origin=_origin(paths),
+        origin=_origin(paths, split["digests"], config),
     )
     (folder / "report.html").write_text(render(report), encoding="utf-8")
 
 
-def _summary(found: Evaluation, paths: Paths) -> str:
+def _summary(found: Evaluation, left_out: int) -> str:
     query, gallery = found.query_bank.keys, found.gallery_bank.keys
-    left_out = len(json.loads(paths.split.read_text())["left_out_queries"])
     text = (
         f"{len(query):,} super-resolved queries of {query.person_id.nunique():,} persons by camera "
         f"{', '.join(_few(query.camera_id))} against {len(gallery):,} high-resolution gallery images by "
@@ -238,8 +239,7 @@ def _images(paths: Paths, found: Evaluation, rows: list[int]) -> _Images:
 
 def _matches(query: Embeddings, gallery: Embeddings, rows: list[int]) -> list[list[int]]:
     """The nearest rows of the gallery for each query, and the nearest right one if it is none of these."""
-    picked = Embeddings(query.features[rows], query.person_ids[rows], query.camera_ids[rows])
-    matches = [each.tolist() for each in nearest(picked, gallery, count=MATCHES)] if rows else []
+    matches = [each.tolist() for each in nearest(query.select(rows), gallery, count=MATCHES)] if rows else []
     for row, found in zip(rows, matches, strict=True):
         same = gallery.person_ids == query.person_ids[row]
         if not same[found].any():
@@ -305,14 +305,13 @@ def _caption(keys: "pd.Series[Any]") -> str:
     return f"{keys.person_id}, {keys.camera_id}, factor {keys.factor}"
 
 
-def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
+def _options(
+    paths: Paths, params: EvaluateParams, split: dict[str, Any], sr: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
     """Every option of every stage, as the files that it wrote say it."""
-    split, sr, trained = (
-        json.loads(path.read_text()) for path in (paths.split, paths.sr_options, paths.config)
-    )
     sections = {"mlr": split["options"], "sr": sr}
     sections |= {f"rcan.x{scale}": _rcan(paths, scale) for scale in paths.rcan_scales()}
-    sections |= {name: value for name, value in trained.items() if isinstance(value, dict)}
+    sections |= {name: value for name, value in config.items() if isinstance(value, dict)}
     sections["evaluate"] = params.model_dump()
     named = ((name, key, value) for name, section in sections.items() for key, value in section.items())
     return {f"{name}.{key}": as_scalar(value) for name, key, value in named}
@@ -323,7 +322,7 @@ def _rcan(paths: Paths, scale: int) -> dict[str, Any]:
     with safe_open(paths.rcan(scale) / "rcan.safetensors", "np") as file:
         header = file.metadata() or {}
     architecture = json.loads(header["architecture"]) if "architecture" in header else header
-    metrics = json.loads((paths.rcan(scale) / "metrics.json").read_text())
+    metrics = read_json(paths.rcan(scale) / "metrics.json")
     return {**architecture, **_rounded(metrics)}
 
 
@@ -334,17 +333,16 @@ def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _origin(paths: Paths) -> dict[str, str]:
+def _origin(paths: Paths, digests: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
     """Commit, versions and digests: what this page comes from."""
-    split, trained = json.loads(paths.split.read_text()), json.loads(paths.config.read_text())
     packages = ("torch", "torchvision", "numpy", "opencv-python", "basicsr-fixed")
     return {
         "commit": _commit() or "no git repository",
         "Python": platform.python_version(),
         **{package: version(package) for package in packages},
         "SHA-256 of the network": sha256(paths.model),
-        "SHA-256 of the weights it started from": trained.get("weights_sha256") or "random weights",
-        **{f"digest of {table}": digest for table, digest in split["digests"].items()},
+        "SHA-256 of the weights it started from": config.get("weights_sha256") or "random weights",
+        **{f"digest of {table}": digest for table, digest in digests.items()},
     }
 
 

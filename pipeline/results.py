@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dgrl.errors import InputError
+from pipeline.paths import Paths
 
 _REMEDY = "delete it and run the stage that writes it"
 
@@ -19,6 +20,13 @@ class _Object(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise InputError(f"{self._path} has no entry {key}; {_REMEDY}")
+
+
+def official_splits(dataset: str) -> list[list[str]]:
+    """The test persons of each official trial; empty where the benchmark lists none."""
+    path = Paths(dataset).official_splits
+    splits: list[list[str]] = read_json(path, list) if path.exists() else []
+    return splits
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

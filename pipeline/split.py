@@ -14,7 +14,7 @@ from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import ImageRow, count_keys, read_keys, read_rows, shards, write_shard
 from pipeline.params import Params
 from pipeline.paths import Paths
-from pipeline.results import read_json
+from pipeline.results import official_splits
 
 
 def split(
@@ -30,9 +30,8 @@ def split(
     """
     paths = Paths(dataset)
     keys = {shard: read_keys(shard) for shard in shards(paths.images)}
-    official = read_json(paths.official_splits, list) if paths.official_splits.exists() else ()
     images = pd.concat(keys.values())
-    plan = plan_split(images, dataset, params.mlr, official)
+    plan = plan_split(images, dataset, params.mlr, official_splits(dataset))
     jobs = [
         (shard, {name: plan.entries[name] for name in part.image_id if name in plan.entries})
         for shard, part in keys.items()

@@ -1,5 +1,6 @@
 """Any networks under the project's own protocol: the same images, the same halves, the same metrics."""
 
+import io
 import json
 import logging
 import time
@@ -20,6 +21,7 @@ from dgrl.evaluation.adaptation import Whitening, adapted, fit
 from dgrl.evaluation.evaluate import evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings
+from dgrl.files import atomic_file
 from dgrl.images import Image
 from dgrl.mlr.degrade import Entry, degradation, make_row
 from dgrl.mlr.protocol import MlrParams, Split, plan_split, seen_by_lr_camera
@@ -28,6 +30,7 @@ from dgrl.superres.upscale import bicubic
 from dgrl.tables import read_keys, read_rows
 from pipeline.params import Params
 from pipeline.paths import Paths
+from pipeline.results import official_splits
 
 Upscale = Literal["none", "bicubic"]
 Features = npt.NDArray[np.float32]
@@ -162,9 +165,8 @@ class Plan:
 
 def _plans(dataset: str, params: MlrParams, trials: int) -> list[Plan]:
     """Who is who in each trial."""
-    paths = Paths(dataset)
-    keys = read_keys(paths.images)
-    official = json.loads(paths.official_splits.read_text()) if paths.official_splits.exists() else ()
+    keys = read_keys(Paths(dataset).images)
+    official = official_splits(dataset)
     plans = []
     for trial in range(trials):
         drawn = params.model_copy(update={"trial": trial})
@@ -256,12 +258,11 @@ def _measure(
 
 def write(folder: Path, results: Sequence[Result]) -> str:
     """Write ``compare.json``, ``compare.md`` and ``compare.svg`` into a folder; returns the Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = markdown(results)
     content = json.dumps([asdict(result) for result in results], indent=1) + "\n"
-    (folder / "compare.json").write_text(content)
-    (folder / "compare.md").write_text(text)
-    _plot(results, folder / "compare.svg")
+    for name, written in {"json": content, "md": text, "svg": _plot(results)}.items():
+        with atomic_file(folder / f"compare.{name}") as file:
+            file.write_text(written, encoding="utf-8")
     return text
 
 
@@ -300,12 +301,11 @@ def _cell(result: Result, name: str) -> str:
     return f"{result.mean[name]:.1f}{deviation}"
 
 
-def _plot(results: Sequence[Result], path: Path) -> None:
-    """Rank-1 against the time an image takes."""
+def _plot(results: Sequence[Result]) -> str:
+    """Rank-1 against the time an image takes, as SVG; the same results give the same bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "dgrl"
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for marker, dataset in zip("osD^v", dict.fromkeys(each.dataset for each in results), strict=False):
@@ -322,4 +322,7 @@ def _plot(results: Sequence[Result], path: Path) -> None:
     axes.set(xscale="log", xlabel="milliseconds an image", ylabel="Rank-1, single-shot, percent")
     axes.margins(x=0.3)
     axes.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Date": None, "Creator": None})
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "compare"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
