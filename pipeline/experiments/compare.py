@@ -1,4 +1,4 @@
-"""Any networks under the project's own protocol: the same images, the same halves, the same metrics."""
+"""Any networks under the project's own protocol: the same images, splits of the persons, and metrics."""
 
 import io
 import json
@@ -39,12 +39,12 @@ CHUNK = 256  # images in memory
 logger = logging.getLogger(__name__)
 
 
-class View(NamedTuple):
-    """An image as a network sees it."""
+class Variant(NamedTuple):
+    """An image at one down-sampling factor; 1 = as it is."""
 
     image_id: str
     factor: int
-    resolution: Resolution
+    resolution: Resolution  # lr: as a query; hr: as a gallery image
 
 
 @dataclass(frozen=True)
@@ -103,154 +103,158 @@ def compare(
             adapted with.
     """
     networks = [load_embedder(*parse_model(model), flip=flip) for model in models]
+    drawn = {dataset: _trials(dataset, params.mlr, trials) for dataset in datasets}
+    for network in networks:  # before any is embedded with
+        for trial in (trial for each in drawn.values() for trial in each):
+            trial.check(network, adapt)
     results = []
-    for dataset in datasets:
-        plans = _plans(dataset, params.mlr, trials)
-        views = sorted({view for plan in plans for view in plan.views(adapt)})
+    for dataset, its_trials in drawn.items():
+        variants = sorted({variant for trial in its_trials for variant in trial.variants(adapt)})
         for network in networks:
-            for plan in plans:
-                plan.check(network, adapt)
-            found, seconds = _embed(network, dataset, views, params, upscale)
-            speed = 1000 * seconds / len(views)
+            features, seconds = _embed(network, dataset, variants, params, upscale)
             for whitened in (False, True) if adapt else (False,):
-                results.append(_measure(network, plans, found, whitened, speed))
-                shown = results[-1].mean["rank1"], results[-1].std["rank1"]
+                result = _measure(network, its_trials, features, whitened, 1000 * seconds / len(variants))
                 logger.info(
                     "%s on %s%s: Rank-1 %.1f, deviation %.1f over %d trials",
-                    network.name, dataset, ", adapted" if whitened else "", *shown, trials,
+                    network.name, dataset, ", adapted" if whitened else "",
+                    result.mean["rank1"], result.std["rank1"], trials,
                 )  # fmt: skip
+                results.append(result)
     return results
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A trial: the rows of queries, gallery, and of the training persons' images for the adaptation.
+class Trial:
+    """One split of the persons.
 
     Attributes:
         dataset: its name.
-        trial: its number.
-        sides: by name the keys of the rows, with a column ``view``.
+        number: ``mlr.trial``.
+        tables: the keys of query, gallery, and, for the adaptation, of the training persons' images by the LR
+            camera (train_query) and by the others (train_gallery); with a column ``variant``.
     """
 
     dataset: str
-    trial: int
-    sides: dict[str, pd.DataFrame]
+    number: int
+    tables: dict[str, pd.DataFrame]
 
-    def views(self, adapt: bool) -> Iterator[View]:
+    def variants(self, adapt: bool) -> Iterator[Variant]:
         """What is to be embedded."""
         for name in ("query", "gallery", *(("train_query", "train_gallery") if adapt else ())):
-            yield from self.sides[name]["view"]
+            yield from self.tables[name]["variant"]
 
     def check(self, network: Embedder, adapt: bool) -> None:
-        """Refuse a network that knows a person of the trial already."""
+        """Refuse a network that was trained on a person of the trial."""
         for name, wanted in (("query", "tested on"), ("train_query", "adapted with")):
-            persons = set(self.sides[name].person_id)
+            persons = set(self.tables[name].person_id)
             known = sum(f"{self.dataset}/{person}" in network.trained_on for person in persons)
             if known and (adapt or name == "query"):
                 raise InputError(
                     f"{network.name} was trained on {known} of the {len(persons)} persons of {self.dataset} "
-                    f"that it would be {wanted} in trial {self.trial}; choose the trials that it did not "
+                    f"that it would be {wanted} in trial {self.number}; choose the trials that it did not "
                     "see, or train it with train.held_out or on another dataset"
                 )
 
     def embeddings(
-        self, names: tuple[str, str], found: dict[View, Features]
+        self, query: str, gallery: str, features: dict[Variant, Features]
     ) -> tuple[Embeddings, Embeddings]:
-        """The features of two sides, with common codes of persons and cameras."""
-        (query, query_keys), (gallery, gallery_keys) = (
-            (np.stack([found[view] for view in self.sides[name]["view"]]), self.sides[name]) for name in names
-        )
-        return with_keys(query, query_keys, gallery, gallery_keys)
+        """Those of two tables, with common codes of persons and cameras."""
+        keys = self.tables[query], self.tables[gallery]
+        rows = [np.stack([features[variant] for variant in each["variant"]]) for each in keys]
+        return with_keys(rows[0], keys[0], rows[1], keys[1])
 
 
-def _plans(dataset: str, params: MlrParams, trials: int) -> list[Plan]:
-    """Who is who in each trial."""
+def _trials(dataset: str, params: MlrParams, count: int) -> list[Trial]:
     keys = read_keys(Paths(dataset).images)
     official = official_splits(dataset)
-    plans = []
-    for trial in range(trials):
-        drawn = params.model_copy(update={"trial": trial})
+    trials = []
+    for number in range(count):
+        drawn = params.model_copy(update={"trial": number})
         split = plan_split(keys, dataset, drawn, official)
-        plans.append(Plan(dataset, trial, _sides(keys, split, dataset, drawn)))
-    return plans
+        trials.append(Trial(dataset, number, _tables(keys, split, dataset, drawn)))
+    return trials
 
 
-def _sides(keys: pd.DataFrame, split: Split, dataset: str, params: MlrParams) -> dict[str, pd.DataFrame]:
-    rows: dict[str, list[tuple[str, View]]] = {
+def _tables(keys: pd.DataFrame, split: Split, dataset: str, params: MlrParams) -> dict[str, pd.DataFrame]:
+    """``Trial.tables``, from what the split makes of each image."""
+    variants: dict[str, list[Variant]] = {
         name: [] for name in ("query", "gallery", "train_query", "train_gallery")
     }
     is_lr = dict(zip(keys.image_id, seen_by_lr_camera(keys, dataset, params), strict=True))
     for image_id, entries in split.entries.items():
-        for table, factor in {(entry.table, entry.factor) for entry in entries}:
+        for table, factor in sorted({(entry.table, entry.factor) for entry in entries}):
+            resolution: Resolution = "lr" if table in ("query", "train_lr") else "hr"
+            variant = Variant(image_id, factor, resolution)
             if table in ("query", "gallery"):
-                resolution: Resolution = "lr" if table == "query" else "hr"
-                rows[table].append((image_id, View(image_id, factor, resolution)))
-            elif table == "train_lr" and is_lr[image_id]:
-                rows["train_query"].append((image_id, View(image_id, factor, "lr")))
-            elif table == "train_hr" and not is_lr[image_id]:
-                rows["train_gallery"].append((image_id, View(image_id, factor, "hr")))
+                variants[table].append(variant)
+            elif is_lr[image_id] == (resolution == "lr"):
+                variants["train_query" if is_lr[image_id] else "train_gallery"].append(variant)
     by_id = keys.set_index("image_id")
-    sides = {}
-    for name, found in rows.items():
-        sides[name] = by_id.loc[[image_id for image_id, _ in found]]
-        sides[name]["view"] = pd.Series([view for _, view in found], sides[name].index, dtype=object)
-    return sides
+    tables = {}
+    for name, chosen in variants.items():
+        tables[name] = by_id.loc[[variant.image_id for variant in chosen]]
+        tables[name]["variant"] = pd.Series(chosen, tables[name].index, dtype=object)
+    return tables
 
 
 def _embed(
-    network: Embedder, dataset: str, views: Sequence[View], params: Params, upscale: Upscale
-) -> tuple[dict[View, Features], float]:
-    """The embedding of each view, and the seconds that the network took."""
-    made = _images(dataset, views, params, upscale)
-    features: dict[View, Features] = {}
+    network: Embedder, dataset: str, variants: Sequence[Variant], params: Params, upscale: Upscale
+) -> tuple[dict[Variant, Features], float]:
+    """The embedding of each variant, and the seconds that the network took."""
+    made = _images(dataset, variants, params, upscale)
+    features: dict[Variant, Features] = {}
     seconds = 0.0
-    shown = iter(track(made, f"embed {dataset} by {network.name}", len(views), "image"))
+    shown = iter(track(made, f"embed {dataset} by {network.name}", len(variants), "image"))
     while chunk := list(islice(shown, CHUNK)):
         for resolution in ("hr", "lr"):
-            chosen = [(view, image) for view, image in chunk if view.resolution == resolution]
+            chosen = [(variant, image) for variant, image in chunk if variant.resolution == resolution]
             started = time.perf_counter()
             embedded = network.embed([image for _, image in chosen], resolution)
             seconds += time.perf_counter() - started
-            features |= dict(zip([view for view, _ in chosen], embedded, strict=True))
+            features |= dict(zip([variant for variant, _ in chosen], embedded, strict=True))
     return features, seconds
 
 
 def _images(
-    dataset: str, views: Sequence[View], params: Params, upscale: Upscale
-) -> Iterator[tuple[View, Image]]:
-    wanted: dict[str, list[View]] = {}
-    for view in views:
-        wanted.setdefault(view.image_id, []).append(view)
+    dataset: str, variants: Sequence[Variant], params: Params, upscale: Upscale
+) -> Iterator[tuple[Variant, Image]]:
+    wanted: dict[str, list[Variant]] = {}
+    for variant in variants:
+        wanted.setdefault(variant.image_id, []).append(variant)
     how = degradation(params.mlr.recipe, params.mlr.kernel, params.mlr.jpeg_quality)
     for row in read_rows(Paths(dataset).images):
-        for view in wanted.get(row.image_id, ()):
-            pixels = make_row(row, Entry("query", row.image_id, view.factor), how).pixels()
-            if upscale == "bicubic" and view.factor > 1:
-                pixels = bicubic(pixels, view.factor)
-            yield view, pixels
+        for variant in wanted.get(row.image_id, ()):
+            pixels = make_row(row, Entry("query", row.image_id, variant.factor), how).pixels()
+            if upscale == "bicubic" and variant.factor > 1:
+                pixels = bicubic(pixels, variant.factor)
+            yield variant, pixels
 
 
 def _measure(
-    network: Embedder, plans: Sequence[Plan], found: dict[View, Features], whitened: bool, speed: float
+    network: Embedder,
+    trials: Sequence[Trial],
+    features: dict[Variant, Features],
+    whitened: bool,
+    milliseconds: float,
 ) -> Result:
     metrics, shrinkage = [], []
-    for plan in plans:
-        query, gallery = plan.embeddings(("query", "gallery"), found)
+    for trial in trials:
+        query, gallery = trial.embeddings("query", "gallery", features)
         if whitened:
-            whitening: Whitening = fit(*plan.embeddings(("train_query", "train_gallery"), found))
+            whitening: Whitening = fit(*trial.embeddings("train_query", "train_gallery", features))
             shrinkage.append(whitening.shrinkage)
             query, gallery = adapted(whitening, query, gallery)
-        factors = np.array([view.factor for view in plan.sides["query"]["view"]])
+        factors = np.array([variant.factor for variant in trial.tables["query"]["variant"]])
         metrics.append(evaluate_embeddings(query, gallery, factors, EvaluateParams())[1])
     table = pd.DataFrame(metrics)
     return Result(
         network.name,
-        plans[0].dataset,
+        trials[0].dataset,
         whitened,
-        len(plans),
+        len(trials),
         {str(name): value for name, value in table.mean().items()},
         {str(name): value for name, value in table.std(ddof=1).fillna(0.0).items()},
-        speed,
+        milliseconds,
         network.megabytes,
         shrinkage,
     )
