@@ -7,18 +7,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import pyarrow.parquet as pq
-import regex
 from pydantic import field_validator, model_validator
 
 from dgrl.config import Section
 from dgrl.datasets.archive import Archive, Member, has_control, open_archive, require_readable
+from dgrl.datasets.patterns import compile_pattern, match_name
 from dgrl.errors import InputError
 from dgrl.limits import limits
 from dgrl.tables import DISTRACTOR, JUNK, QUERY, ImageRow
 
 COLUMNS = ("path", "person_id", "camera_id", "role", "subset")
 ROLES = ("hr", "lr")
-MATCH_SECONDS = 2  # for one name: some patterns take years
 SUBSETS = ("train", "test", QUERY, DISTRACTOR, JUNK)
 
 
@@ -35,11 +34,7 @@ class FolderParams(Section):
     def _check_groups(cls, pattern: str | None) -> str | None:
         if pattern is None:
             return None
-        try:
-            groups = list(regex.compile(pattern).groupindex)
-        except regex.error as error:
-            raise ValueError(f"is no regular expression ({error})") from None
-        if wrong := _wrong_columns(["path", *groups], "group"):
+        if wrong := _wrong_columns(["path", *compile_pattern(pattern).groupindex], "group"):
             raise ValueError(wrong)
         return pattern
 
@@ -114,15 +109,8 @@ def _below(root: Path, path: str, files: set[str]) -> str:
 
 
 def _from_pattern(opened: Archive, pattern: str) -> Iterator[Member]:
-    expression = regex.compile(pattern)
-    try:
-        found = [expression.fullmatch(name, timeout=MATCH_SECONDS) for name in opened.names]
-    except TimeoutError:
-        raise InputError(
-            f"the pattern {pattern!r} takes more than {MATCH_SECONDS} s for a file below {opened.path}; "
-            "repeat no group that is itself repeated or has alternatives, as in (a+)+"
-        ) from None
-    matches = [match for match in found if match]
+    expression, where = compile_pattern(pattern), f"a file below {opened.path}"
+    matches = [match for name in opened.names if (match := match_name(expression, name, where))]
     if not matches:
         held = f"such as {opened.names[0]!r}" if opened.names else "and it is empty"
         raise InputError(

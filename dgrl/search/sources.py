@@ -8,13 +8,13 @@ from pathlib import Path
 
 import regex
 
+from dgrl.datasets.patterns import compile_pattern, match_name
 from dgrl.embedders.embedder import image_files
 from dgrl.errors import InputError
 from dgrl.images import Image, decode
 from dgrl.tables import JUNK, read_rows
 
 IN_TABLE = "#"  # between a table's folder and an image_id
-MATCH_SECONDS = 2  # for one name: some patterns take years
 GROUPS = ("person_id", "camera_id")
 
 
@@ -99,20 +99,15 @@ def _check_name(file: Path) -> None:
 
 def _compile(pattern: str) -> regex.Pattern[str]:
     try:
-        expression = regex.compile(pattern)
-    except regex.error as error:
-        raise InputError(f"the pattern {pattern!r} is no regular expression ({error}); correct it") from None
+        expression = compile_pattern(pattern)
+    except ValueError as error:
+        raise InputError(f"the pattern {pattern!r} {error}; correct it") from None
     if not set(GROUPS) & set(expression.groupindex):
         raise InputError(f"the pattern {pattern!r} has no group (?P<person_id>...) or (?P<camera_id>...)")
     return expression
 
 
 def _ids(expression: regex.Pattern[str] | None, name: str) -> tuple[str | None, str | None]:
-    try:
-        match = expression.fullmatch(name, timeout=MATCH_SECONDS) if expression else None
-    except TimeoutError:
-        raise InputError(
-            f"the pattern takes more than {MATCH_SECONDS} s for {name}; make it simpler"
-        ) from None
+    match = match_name(expression, name, name) if expression else None
     person_id, camera_id = (match.groupdict().get(group) if match else None for group in GROUPS)
     return person_id, camera_id
