@@ -18,6 +18,7 @@ STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text
 CHANGES_NO_BYTE = {
     "dgrl/config.py",
     "dgrl/errors.py",
+    "dgrl/extras.py",
     "dgrl/limits.py",
     "dgrl/progress.py",
     "pipeline/logs.py",
@@ -32,7 +33,7 @@ ARGUMENTS = {  # pretrain_sr gets its own scale and dataset as arguments of its 
     "datasets",
 }
 LAYERS = [  # each may import those before it, and its own
-    {"errors", "config", "limits", "random", "progress", "files", "images", "tables"},
+    {"errors", "extras", "config", "limits", "random", "progress", "files", "images", "tables"},
     {"parallel"},
     {"datasets", "mlr", "image_bank"},
     {"model"},

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from dgrl.embedders.catalog import load_embedder, parse_model
-from dgrl.embedders.foreign import METADATA
+from dgrl.embedders.external import METADATA
 from dgrl.errors import InputError
 from dgrl.extractor import Extractor
 from dgrl.image_bank import resize

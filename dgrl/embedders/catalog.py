@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dgrl.embedders.adapted import Adapted, load_whitening
-from dgrl.embedders.foreign import load_onnx, load_openvino
+from dgrl.embedders.external import load_onnx, load_openvino
 from dgrl.embedders.protocol import Embedder
 from dgrl.embedders.trained import load_trained
 from dgrl.errors import InputError

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dgrl.embedders.catalog import load_embedder
-from dgrl.embedders.foreign import METADATA, package
+from dgrl.embedders.external import METADATA
 from dgrl.embedders.preprocessing import PREPROCESSING
 from dgrl.embedders.protocol import Resolution
 from dgrl.embedders.trained import TrainedNetwork
 from dgrl.errors import InputError
+from dgrl.extras import package
 from dgrl.files import atomic_file, sha256
 from dgrl.model.network import DGRL, Stream
 from dgrl.random import named_generator
@@ -57,7 +58,8 @@ def export_onnx(model: Path, output: Path, resolution: Resolution = "hr") -> flo
     if output.suffix != ".onnx":
         raise InputError(f"{output} does not end in .onnx, by which it is known; name it so")
     network, params = load_model(model)
-    onnx = _require_onnx()
+    onnx = package("onnx", "onnx", "exporting")
+    package("onnxscript", "onnx", "exporting")  # which torch's exporter imports
     example = torch.zeros(2, 3, params.height, params.width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch deprecates in itself
@@ -103,7 +105,7 @@ def export_openvino(model: Path, output: Path, resolution: Resolution = "hr", *,
     """
     if output.suffix != ".xml":
         raise InputError(f"{output} does not end in .xml, by which it is known; name it so")
-    ov = package("openvino", "openvino", output)
+    ov = package("openvino", "openvino", str(output))
     with TemporaryDirectory(dir=output.parent) as folder:
         source, building = Path(folder, "network.onnx"), Path(folder, output.name)
         export_onnx(model, source, resolution)
@@ -136,12 +138,3 @@ def _drop_notes(graph: Any) -> None:
         for each in part:
             del each.metadata_props[:]
             each.doc_string = ""
-
-
-def _require_onnx() -> Any:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 (torch's exporter needs it)
-    except ImportError as error:
-        raise InputError(f"exporting needs the package {error.name}; pip install 'dgrl[onnx]'") from None
-    return onnx

@@ -1,4 +1,4 @@
-"""Networks of somebody else: ONNX by onnxruntime, OpenVINO IR by openvino."""
+"""Networks that this project did not train: ONNX by onnxruntime, OpenVINO IR by openvino."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dgrl.embedders.preprocessing import Preprocessing, choose, input_size, prepare
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
+from dgrl.extras import package
 from dgrl.files import sha256
 from dgrl.images import Image, check_images
 
@@ -20,7 +21,7 @@ METADATA = "dgrl.preprocessing"  # entry of an ONNX file's metadata: Preprocessi
 BATCH = 32
 
 
-class ForeignNetwork:
+class ExternalNetwork:
     """A network with one input for HR and LR images; see ``protocol.Embedder``.
 
     Args:
@@ -77,9 +78,9 @@ class ForeignNetwork:
         return outputs.astype(np.float32, copy=False)
 
 
-def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> ForeignNetwork:
+def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> ExternalNetwork:
     """A network of an ``.onnx`` file; see ``catalog.load_embedder``."""
-    ort = package("onnxruntime", "onnx", path)
+    ort = package("onnxruntime", "onnx", str(path))
     options = ort.SessionOptions()
     options.log_severity_level = 4  # problems are raised, not written
     try:
@@ -94,7 +95,7 @@ def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> F
     shape = [size if isinstance(size, int) else None for size in image.shape]
     params = choose(path, preprocessing, _of_metadata(path, session))
     output = session.get_outputs()[0].name
-    return ForeignNetwork(
+    return ExternalNetwork(
         [path],
         lambda batch: session.run([output], {image.name: batch})[0],
         input_size(path, shape, params),
@@ -104,9 +105,9 @@ def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> F
     )
 
 
-def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) -> ForeignNetwork:
+def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) -> ExternalNetwork:
     """A network of an OpenVINO ``.xml`` file and its ``.bin``; see ``catalog.load_embedder``."""
-    ov = package("openvino", "openvino", path)
+    ov = package("openvino", "openvino", str(path))
     core = ov.Core()
     if not path.with_suffix(".bin").is_file():
         raise InputError(f"{path} lacks its weights {path.with_suffix('.bin').name}; put them beside it")
@@ -124,7 +125,7 @@ def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) 
         raise InputError(
             f"{path} is no readable OpenVINO file ({_first_line(error)}); export it again"
         ) from None
-    return ForeignNetwork(
+    return ExternalNetwork(
         [path, path.with_suffix(".bin")],
         lambda batch: compiled(batch)[0],
         (height, width),
@@ -156,14 +157,6 @@ def _parse(path: Path, entry: str) -> Preprocessing:
     except ValueError:
         raise InputError(f"{path}: its metadata {METADATA} are no JSON; export it again") from None
     return Preprocessing.parse(values, METADATA, str(path))
-
-
-def package(name: str, extra: str, path: Path) -> Any:
-    """A package of an extra; an InputError that names both where it is not installed."""
-    try:
-        return __import__(name)
-    except ImportError:
-        raise InputError(f"{path} needs the package {name}; pip install 'dgrl[{extra}]'") from None
 
 
 def _unit(outputs: Floats, start: int) -> Floats:

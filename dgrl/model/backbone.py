@@ -9,7 +9,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from dgrl.errors import InputError
+from dgrl.extras import package
 from dgrl.model.nonlocal_block import NonLocalBlock
 from dgrl.model.params import BackboneName, ModelParams
 
@@ -50,12 +50,7 @@ def efficientnet_lite0() -> Backbone:
     Raises:
         InputError: if timm is not installed.
     """
-    try:
-        import timm  # takes seconds
-    except ModuleNotFoundError:
-        raise InputError(
-            "model.backbone = 'efficientnet_lite0' needs timm; install it with: pip install 'dgrl[lite]'"
-        ) from None
+    timm = package("timm", "lite", "model.backbone = 'efficientnet_lite0'")  # takes seconds
     network = timm.create_model("efficientnet_lite0")
     return Backbone(_parts(network, LITE0_STEM), [_parts(network, names) for names in LITE0_LAYERS])
 

@@ -4,7 +4,6 @@ Ray is the extra ``dgrl[ray]`` and is imported only here, when it is asked for.
 """
 
 import contextlib
-import importlib
 import itertools
 import os
 import pickle
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from dgrl.errors import InputError, WorkerError
+from dgrl.extras import package
 from dgrl.parallel.processes import usable_cores
 from dgrl.progress import track
 
@@ -54,7 +54,7 @@ def map_on_ray(
     """
     if not shards:
         return []
-    ray = _import_ray()
+    ray = package("ray", "ray", "the ray backend")
     results: dict[int, R] = {}
     try:
         with _connected(ray, cores=min(workers or usable_cores(), len(shards))):
@@ -65,13 +65,6 @@ def map_on_ray(
     except ray.exceptions.RayError as error:
         raise WorkerError(f"{description}: {_first_line(error)}") from error
     return [results[index] for index in range(len(shards))]
-
-
-def _import_ray() -> ModuleType:
-    try:
-        return importlib.import_module("ray")
-    except ModuleNotFoundError:
-        raise InputError("the ray backend needs Ray; install it with: pip install 'dgrl[ray]'") from None
 
 
 @contextlib.contextmanager

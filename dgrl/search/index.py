@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from dgrl.config import Section
 from dgrl.errors import InputError
+from dgrl.extras import package
 from dgrl.files import atomic_folder, locked
 
 Kind = Literal["exact", "hnsw", "ivf"]
@@ -242,10 +243,4 @@ def _build(kind: Kind, vectors: Vectors) -> Any:
 
 def _import_faiss() -> Any:
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it says what it tries
-    try:
-        import faiss
-    except ImportError:
-        raise InputError(
-            "searching needs faiss, which is not installed; pip install 'dgrl[search]'"
-        ) from None
-    return faiss
+    return package("faiss", "search", "searching")

