@@ -7,6 +7,10 @@ from typing import Any
 
 import psutil
 import pytest
+from browser import Browser
+from command_line import dgrl, project
+
+__all__ = ["dgrl", "project"]  # fixtures
 
 OWN = {"localhost"} | {each.address for found in psutil.net_if_addrs().values() for each in found}
 _connections: list[str] = []  # to other machines
@@ -42,3 +46,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     setattr(item, f"rep_{report.when}", report)
     return report
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened

@@ -115,15 +115,19 @@ CSV = st.builds(
 GOOD_CSV = f"{HEADER},role,subset\na.png,1,c1,hr,train\nb/c.png,2,c2,lr,\n".encode()
 
 
+def read_own(root: Path, table: Path, data: bytes) -> None:
+    """Own images by a table of these bytes: refused, or rows that a shard can hold."""
+    table.write_bytes(data)
+    rows = attempt(lambda: list(folder_images(FolderParams(root=str(root), table=str(table)))))
+    if rows:
+        write_shard(table.with_name("table"), rows)
+
+
 @fuzzed()
 @given(data=CSV | st.binary() | damaged(GOOD_CSV))
 def test_csv(tmp_path: Path, root: Path, data: bytes) -> None:
     """CSV tables of own images, with any cells and damages."""
-    table = tmp_path / "table.csv"
-    table.write_bytes(data)
-    rows = attempt(lambda: list(folder_images(FolderParams(root=str(root), table=str(table)))))
-    if rows:
-        write_shard(tmp_path / "table", rows)
+    read_own(root, tmp_path / "table.csv", data)
 
 
 COLUMN = st.one_of(
@@ -158,11 +162,7 @@ def own_parquet(draw: st.DrawFn) -> bytes:
 @given(data=own_parquet())
 def test_parquet_of_own_images(tmp_path: Path, root: Path, data: bytes) -> None:
     """Parquet tables of own images, with any columns and damages."""
-    table = tmp_path / "table.parquet"
-    table.write_bytes(data)
-    rows = attempt(lambda: list(folder_images(FolderParams(root=str(root), table=str(table)))))
-    if rows:
-        write_shard(tmp_path / "table", rows)
+    read_own(root, tmp_path / "table.parquet", data)
 
 
 def project_shard() -> bytes:
