@@ -30,7 +30,7 @@ Command = Callable[..., str]
 PATTERN = r"(?:.*/)?p(?P<person_id>\d+)_(?P<camera_id>\w+)\.png"
 
 
-def picture(person: int, camera: str) -> bytes:
+def encoded(person: int, camera: str) -> bytes:
     """A person looks alike in both cameras."""
     noise = smooth_image("noise", person, camera).astype(float) - 127
     image = smooth_image("person", person).astype(float) + 0.1 * noise
@@ -45,7 +45,7 @@ def dgrl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setattr(door, "load_embedder", lambda *_, **__: FakeNetwork())
     Path("gallery/inner").mkdir(parents=True)
     for person in range(5):
-        Path(f"gallery/inner/p{person}_a.png").write_bytes(picture(person, "a"))
+        Path(f"gallery/inner/p{person}_a.png").write_bytes(encoded(person, "a"))
     Path("model.onnx").touch()
 
     def run(*arguments: str) -> str:
@@ -62,7 +62,7 @@ def index(dgrl: Command, *more: str) -> Index:
 
 
 def query(person: int, factor: int = 1) -> str:
-    image = cv2.imdecode(np.frombuffer(picture(person, "b"), np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(encoded(person, "b"), np.uint8), cv2.IMREAD_COLOR)
     small = cv2.resize(image, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
     Path(f"query{person}.png").write_bytes(cv2.imencode(".png", small)[1].tobytes())
     return f"query{person}.png"
@@ -94,8 +94,8 @@ def test_an_index_follows_its_folder(dgrl: Command) -> None:
     first = index(dgrl)
     assert len(first.rows) == 5
     Path("gallery/inner/p0_a.png").unlink()
-    Path("gallery/inner/p1_a.png").write_bytes(picture(9, "a"))
-    Path("gallery/new.png").write_bytes(picture(1, "a"))
+    Path("gallery/inner/p1_a.png").write_bytes(encoded(9, "a"))
+    Path("gallery/new.png").write_bytes(encoded(1, "a"))
     second = index(dgrl)
     names = [Path(path).name for path in second.rows.image_path]
     assert sorted(names) == ["new.png", "p1_a.png", "p2_a.png", "p3_a.png", "p4_a.png"]
@@ -147,7 +147,7 @@ def test_the_sheet_is_whole_and_asks_for_nothing(dgrl: Command) -> None:
     index(dgrl, "--pattern", PATTERN)
     Path("gallery/inner/p3_a.png").unlink()
     evil = Path("<img src=x>.png")
-    evil.write_bytes(picture(1, "b"))
+    evil.write_bytes(encoded(1, "b"))
     dgrl("search", str(evil), query(2), "--index", "index", "--html", "out/sheet.html")
     page = Path("out/sheet.html").read_text()
     assert page.count("<section>") == 2
@@ -241,7 +241,7 @@ def test_a_wrong_calibration_or_option(
 
 
 def test_a_name_that_is_no_text_is_named(dgrl: Command) -> None:
-    Path(os.fsdecode(b"gallery/\xff.png")).write_bytes(picture(1, "a"))
+    Path(os.fsdecode(b"gallery/\xff.png")).write_bytes(encoded(1, "a"))
     done = CliRunner().invoke(app, ["index", "gallery", "--model", "model.onnx", "--out", "index"])
     assert r"the name 'gallery/\udcff.png' is no UTF-8 text" in str(done.exception)
 

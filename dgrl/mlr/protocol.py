@@ -326,9 +326,9 @@ def _lr_entries(image_id: str, factor: int, params: MlrParams) -> list[Entry]:
 
 
 def _person_pairs(training: pd.DataFrame, dataset: str, params: MlrParams) -> dict[str, tuple[Entry, ...]]:
-    """Pairs of an HR and an LR image of one person: each image with a partner drawn at random.
+    """Pairs of an HR and an LR image of one person: each image with another drawn at random.
 
-    The partner is the one with the smallest number named after both, so an image that is added or removed
+    The other is the one with the smallest number named after both, so an image that is added or removed
     changes its own pairs and those it is drawn for, and no other.
     """
 
