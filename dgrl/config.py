@@ -1,6 +1,6 @@
 """The base of every section of parameters: frozen, typed, validated."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError
 
@@ -51,8 +51,5 @@ def _explain(section: type[Section], name: str, detail: Any) -> str:
 def _allowed(section: type[Section], path: tuple[str, ...]) -> str:
     """The keys of the section at ``path`` below ``section``."""
     for key in path:
-        inner = section.model_fields[key].annotation
-        assert isinstance(inner, type)
-        assert issubclass(inner, Section)
-        section = inner
+        section = cast("type[Section]", section.model_fields[key].annotation)
     return ", ".join(section.model_fields)

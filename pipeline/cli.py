@@ -68,6 +68,7 @@ def start(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    """Set up what all subcommands share."""
     set_up_logs(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     if "DVC_STAGE" in os.environ:  # end with the DVC that runs it: no orphan writes while the next run starts
         die_with_parent(os.getppid())

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from ruamel.yaml import YAML
@@ -123,8 +123,7 @@ def _fitting(
     }
     if use_all or mlr["evaluate_on"] == "everyone":
         values["mlr"]["evaluate_on"] = "everyone" if use_all else "test"
-    keys = source_keys(name, Params.parse({**base, **values}, ""))
-    assert keys is not None  # of a folder
+    keys = cast("pd.DataFrame", source_keys(name, Params.parse({**base, **values}, "")))  # of a folder
     persons, cameras = keys.person_id.nunique(), sorted(set(keys.camera_id))
     lines = [f"{len(keys)} images of {persons} persons by {len(cameras)} cameras ({_some(cameras)})"]
     camera, real, said = _lr_camera(keys)

@@ -122,6 +122,7 @@ class Mat:
         return [self.read(key, f"{variable}{{{row}}}") for row, key in enumerate(references, 1)]
 
     def error(self, name: str, problem: str) -> InputError:
+        """What is wrong with a variable of the file."""
         return InputError(f"{self.archive}: {name} {problem}; give the official {FILE} of CUHK03")
 
 

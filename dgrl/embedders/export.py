@@ -64,7 +64,7 @@ def export_onnx(model: Path, output: Path, resolution: Resolution = "hr") -> flo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch deprecates in itself
         logging.getLogger("onnxscript").setLevel(logging.WARNING)
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             _Stream(network, "sr" if resolution == "lr" else "hr").eval(),
             (example,),
             dynamo=True,
@@ -74,7 +74,6 @@ def export_onnx(model: Path, output: Path, resolution: Resolution = "hr") -> flo
             dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
             verbose=False,
         )
-    assert program is not None
     proto = program.model_proto
     _drop_notes(proto.graph)
     entries = {

@@ -3,6 +3,8 @@
 Reference: Wang et al., Non-local Neural Networks, CVPR 2018.
 """
 
+from typing import cast
+
 from torch import Tensor, nn
 
 
@@ -32,9 +34,7 @@ class NonLocalBlock(nn.Module):
     @property
     def norm(self) -> nn.BatchNorm2d:
         """W's batch norm."""
-        norm = self.project[1]
-        assert isinstance(norm, nn.BatchNorm2d)
-        return norm
+        return cast("nn.BatchNorm2d", self.project[1])
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.shape[2:]

@@ -86,7 +86,7 @@ def _begin(parent: int, turns: "SimpleQueue[str] | None", carried: Callable[[Any
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
     if turns is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = turns.get()  # read when torch first asks for a GPU
-    _function = pickle.loads(carried) if isinstance(carried, bytes) else carried
+    _function = pickle.loads(carried) if isinstance(carried, bytes) else carried  # noqa: S301 (the parent's)
 
 
 def _work(job: Any) -> Any:

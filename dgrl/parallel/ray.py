@@ -121,7 +121,7 @@ def _completed(
             if not flying:
                 return
             (done,), _ = ray.wait(list(flying))
-            yield flying[done], pickle.loads(ray.get(done))
+            yield flying[done], pickle.loads(ray.get(done))  # noqa: S301 (of our own task)
             del flying[done]
     finally:
         # The caller may delete what the shards write, so none may be at work when it hears of an error. No

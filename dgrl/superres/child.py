@@ -130,9 +130,10 @@ class TableSRModel(SRModel):  # type: ignore[misc]
         self.first = self.resumed["iteration"] + 1 if self.resumed else 1
 
     def optimize_parameters(self, current_iter: int) -> None:
+        """Take one step, or, up to the iteration that the state was written at, none."""
         if current_iter < self.first:
             if current_iter == self.first - 1:
-                self._resume(current_iter)
+                self._resume(self.resumed or {}, current_iter)
             return
         try:
             super().optimize_parameters(current_iter)
@@ -156,12 +157,11 @@ class TableSRModel(SRModel):  # type: ignore[misc]
         parts = {"model": self.net_g, "optimizer": self.optimizer_g}
         return parts | {"average": self.net_g_ema} if self.ema_decay else parts
 
-    def _resume(self, current_iter: int) -> None:
+    def _resume(self, saved: dict[str, Any], current_iter: int) -> None:
         # Only now: earlier, the scheduler would apply past milestones to the saved learning rate once more.
-        assert self.resumed is not None
         for name, part in self._parts().items():
-            part.load_state_dict(self.resumed[name])
-        self.losses, self.curve = self.resumed["losses"], self.resumed["curve"]
+            part.load_state_dict(saved[name])
+        self.losses, self.curve = saved["losses"], saved["curve"]
         self.resumed = None
         logger.info("iteration %d: resumed", current_iter)
 

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pandas as pd
 import yaml
@@ -241,8 +241,7 @@ def _run_child(option_file: Path, log: Path, name: str, iterations: int) -> None
     with child, log.open("w") as file, progress("iteration") as display:
         task = display.add_task(name, total=iterations)
         try:
-            assert child.stdout is not None
-            for line in child.stdout:
+            for line in cast("IO[str]", child.stdout):
                 file.write(line)
                 logger.debug("%s", line.rstrip())
                 if found := _ITERATION.match(line):

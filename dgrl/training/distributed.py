@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -69,8 +69,7 @@ class Ranks:
         values = [value]
         if self.count > 1:
             dist.broadcast_object_list(values)
-        assert values[0] is not None
-        return values[0]
+        return cast("T", values[0])
 
     def wrap(self, model: nn.Module, sync_batch_norm: bool) -> nn.Module:
         """The network with averaged gradients.
