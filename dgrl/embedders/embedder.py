@@ -16,7 +16,7 @@ from dgrl.embedders.protocol import Embedder as Network
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
 from dgrl.images import Image, check_images, decode
-from dgrl.superres.upscale import bicubic, enlarge, load_factor
+from dgrl.superres.upscale import bicubic, enlarge, load_rcan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -209,7 +209,7 @@ def _as_array(source: Any) -> npt.NDArray[Any]:
 
 def _load_rcans(folder: Path) -> dict[int, nn.Module]:
     files = {factor: folder / f"x{factor}/rcan.safetensors" for factor in (*FACTORS, 8)}
-    found = {factor: load_factor(file, factor) for factor, file in files.items() if file.exists()}
+    found = {factor: load_rcan(file, factor) for factor, file in files.items() if file.exists()}
     if not found:
         raise InputError(f"{folder} has no x2/rcan.safetensors, x3 or x4; give the rcan folder of a dataset")
     return found

@@ -75,19 +75,18 @@ def upscale_table(
             write_shard(building / path.name, list(islice(rows, size)))
 
 
-def load_rcan(path: Path) -> nn.Module:
+def load_rcan(path: Path, factor: int | None = None) -> nn.Module:
     """The RCAN of a file that ``pretrain`` wrote, in evaluation mode on the CPU.
 
     It maps float32 RGB in [0, 1], [B, 3, h, w], to [B, 3, h * r, w * r].
 
+    Args:
+        path: the file.
+        factor: r that is wanted; default any.
+
     Raises:
-        InputError: if the file is missing or no such file.
+        InputError: if the file is missing, no such file, or of another factor.
     """
-    return _load(path)[0]
-
-
-def _load(path: Path) -> tuple[nn.Module, int]:
-    """The network and its factor."""
     from basicsr.archs.rcan_arch import RCAN
 
     from dgrl.weights.tensors import build_empty, load_into, read_tensors
@@ -101,9 +100,11 @@ def _load(path: Path) -> tuple[nn.Module, int]:
             raise ValueError  # before millions of modules are made
         return RCAN(**architecture), int(architecture["upscale"])
 
-    network, factor = build_empty(build, path)
+    network, trained = build_empty(build, path)
     load_into(network, tensors, path)
-    return network.eval(), factor
+    if factor not in (None, trained):
+        raise InputError(f"{path} is an RCAN x{trained}, not x{factor}; give the weights of each factor")
+    return network.eval()
 
 
 def _networks(keys: pd.DataFrame, weights: Mapping[int, Path]) -> dict[int, nn.Module]:
@@ -112,15 +113,7 @@ def _networks(keys: pd.DataFrame, weights: Mapping[int, Path]) -> dict[int, nn.M
     if missing:
         have = sorted(weights) or "none"
         raise InputError(f"no RCAN weights for factor {missing[0]} (have: {have}); add it to rcan.scales")
-    return {factor: load_factor(weights[factor], factor) for factor in factors}
-
-
-def load_factor(path: Path, factor: int) -> nn.Module:
-    """``load_rcan``, of one factor alone; another's is an InputError."""
-    network, trained = _load(path)
-    if trained != factor:
-        raise InputError(f"{path} is an RCAN x{trained}, not x{factor}; give the weights of each factor")
-    return network
+    return {factor: load_rcan(weights[factor], factor) for factor in factors}
 
 
 def _gpus() -> list[str]:
