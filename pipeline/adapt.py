@@ -7,11 +7,11 @@ import numpy as np
 
 from dgrl.embedders.adapted import save_whitening
 from dgrl.embedders.catalog import load_embedder, parse_model
+from dgrl.embedders.embedder import read_image
 from dgrl.embedders.protocol import Embedder, Resolution
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import Whitening, fit
 from dgrl.evaluation.ranking import Embeddings
-from dgrl.images import decode
 
 COLUMNS = ("query", "gallery")  # of a table of pairs; person_id is optional
 
@@ -46,17 +46,9 @@ def _side(
 ) -> Embeddings:
     """Each image of a side once."""
     unique = dict(zip(paths, persons.tolist(), strict=True))
-    features = network.embed([_image(folder / path) for path in unique], resolution)
+    features = network.embed([read_image(folder / path) for path in unique], resolution)
     codes = np.fromiter(unique.values(), np.int64)
     return Embeddings(features, codes, np.full_like(codes, resolution == "hr"))
-
-
-def _image(path: Path) -> np.ndarray:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; correct the path in the table of pairs") from None
-    return decode(data, str(path))
 
 
 def _read(table: Path) -> list[dict[str, str]]:
