@@ -22,7 +22,7 @@ import torch
 import typer
 
 from dgrl.files import atomic_file
-from pipeline.experiments.ablate import experiment_names
+from pipeline.experiments.ablate import experiment_names, experiments
 from pipeline.experiments.paper import ABLATIONS, FULL
 from pipeline.experiments.table import table
 
@@ -62,7 +62,7 @@ def main(
 
 def run(preset: str, name: str, params: Mapping[str, Any], settings: Iterable[str]) -> bool:
     """Run an experiment, unless this commit has one of its name; returns whether it ran."""
-    if name in experiment_names():
+    if name in experiment_names(experiments()):
         return False
     call("dgrl", "preset", preset, "--force")  # the experiment before left its own params
     values = [f"{key}={json.dumps(value)}" for key, value in params.items()]

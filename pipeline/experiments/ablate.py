@@ -47,7 +47,7 @@ def ablate(
     names = [f"{row}-{number}" for row in rows for number in range(1, seeds * trials + 1)]
     shown = experiments()
     _check_committed(shown)
-    existing = _names(shown)
+    existing = experiment_names(shown)
     if taken := [each for each in names if each in existing]:
         raise InputError(
             f"there is an experiment {taken[0]!r} already; give these another name (--name), or remove it: "
@@ -82,13 +82,9 @@ def experiments(*, all_commits: bool = False) -> list[dict[str, Any]]:
     return shown
 
 
-def experiment_names() -> set[str]:
-    """The names of the present commit's experiments, queued and failed ones included.
-
-    Raises:
-        InputError: as ``experiments``.
-    """
-    return _names(experiments())
+def experiment_names(shown: list[dict[str, Any]]) -> set[str]:
+    """The names in what ``experiments`` returns, those of queued and failed ones included."""
+    return {experiment["name"] for commit in shown for experiment in commit["experiments"] or []}
 
 
 def flat_params(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,10 +99,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", as_scalar(value)
-
-
-def _names(shown: list[dict[str, Any]]) -> set[str]:
-    return {experiment["name"] for commit in shown for experiment in commit["experiments"] or []}
 
 
 def _check_committed(shown: list[dict[str, Any]]) -> None:
