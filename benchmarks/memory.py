@@ -79,7 +79,7 @@ def log_hook(hook: Callable[[int], object]) -> Iterator[None]:
 
     class HookedLive(Live):
         def make_summary(self, *args: Any, **options: Any) -> None:
-            super().make_summary(*args, **options)  # type: ignore[no-untyped-call]
+            super().make_summary(*args, **options)
             hook(self.step)
 
     with patch("pipeline.train.Live", HookedLive):

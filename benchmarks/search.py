@@ -10,6 +10,7 @@ of the exact index that another kind finds. Set OMP_NUM_THREADS to the number of
 import argparse
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def answer(folder: Path, images: int) -> tuple[float, float, float, float, np.nd
     before = resident().total
     index = Index.load(folder)
     index.search(queries, TOP)
-    alone = [best(lambda row=row: index.search(queries[row : row + 1], TOP))[0] for row in range(ALONE)]
+    alone = [best(partial(index.search, queries[row : row + 1], TOP))[0] for row in range(ALONE)]
     batch, found = best(lambda: index.search(queries, TOP))
     rows = np.array(
         [np.pad(matches.rows, (0, TOP - len(matches.rows)), constant_values=-1) for matches in found]

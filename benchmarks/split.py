@@ -54,7 +54,7 @@ def plain_loop(archive: Path, folder: Path) -> float:
 
     def loop() -> None:
         for name in names:
-            image = cv2.imread(str(folder / "in" / name))
+            image: Any = cv2.imread(str(folder / "in" / name))
             factor = int(named_generator("loop", name).integers(2, 5))
             size = image.shape[1] // factor, image.shape[0] // factor
             low = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -93,8 +93,8 @@ def differences(table: Path, folder: Path) -> str:
     """How the pixels of the table differ from basicsr's files."""
     errors = []
     for row in read_rows(table):
-        peer = cv2.imread(str(folder / f"sr{row.factor}/{row.image_id}_rcan.png"))[:, :, ::-1]
-        errors.append(np.abs(row.pixels().astype(int) - peer).ravel())
+        peer: Any = cv2.imread(str(folder / f"sr{row.factor}/{row.image_id}_rcan.png"))
+        errors.append(np.abs(row.pixels().astype(int) - peer[:, :, ::-1]).ravel())
     all_errors = np.concatenate(errors)
     return f"{np.count_nonzero(all_errors)} of {all_errors.size} values, by {all_errors.max()} at most"
 

@@ -69,7 +69,7 @@ def naive(case: Case, workers: int) -> list[float]:
         output = model(hr.to(case.device), sr.to(case.device))
         loss = total(loss_terms(output, persons.to(case.device), LOSS))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         loss.item()
         ends.append(time.perf_counter())
@@ -156,7 +156,7 @@ def torchreid(case: Case, workers: int) -> list[float]:
         terms = loss_terms(output, batch["person"].to(case.device), LOSS)
         summary = {name: term.item() for name, term in terms.items()}
         optimizer.zero_grad()
-        total(terms).backward()  # type: ignore[no-untyped-call]
+        total(terms).backward()
         optimizer.step()
         ends.append(time.perf_counter())
         return summary

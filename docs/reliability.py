@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from dgrl.files import atomic_file
 
@@ -53,7 +54,7 @@ def licences() -> list[str]:
 
 def licence(package: Distribution) -> str:
     """The SPDX expression, else the classifiers, else the first line of the field."""
-    data = package.metadata
+    data: Any = package.metadata  # an email.message.Message
     if expression := data.get("License-Expression"):
         return str(expression)
     classified = [

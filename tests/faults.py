@@ -101,10 +101,10 @@ class Faults:
         self._home = f"{Path.cwd()}{os.sep}"
         if methods := METHODS.get(kind):
             for owner in (io, builtins):
-                owner.open = self._wrap_file(owner.open, methods)
+                owner.open = self._wrap_file(owner.open, methods)  # type: ignore[attr-defined]
         if kind in MAPPED:
             method = self._wrap(getattr(mmap.mmap, MAPPED[kind]), None)
-            mmap.mmap = type("mmap", (mmap.mmap,), {MAPPED[kind]: method})  # type: ignore[misc]
+            mmap.mmap = type("mmap", (mmap.mmap,), {MAPPED[kind]: method})  # type: ignore[misc, assignment]
         for owner, name, path in CALLS[kind]:
             setattr(owner, name, self._wrap(getattr(owner, name), path, owner))
 

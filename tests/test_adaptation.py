@@ -1,6 +1,7 @@
 """The whitening beside its formula in float64, and who may be used to fit it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from dgrl.embedders.adapted import Adapted, load_whitening, save_whitening
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
-from dgrl.evaluation.adaptation import LAMBDAS, Whitening, adapted, fit
+from dgrl.evaluation.adaptation import LAMBDAS, Side, Whitening, adapted, fit
 from dgrl.evaluation.ranking import Embeddings, rank
 from dgrl.images import Image
 from dgrl.random import named_generator
@@ -52,10 +53,11 @@ def test_the_whitening_is_its_formula(each: int, persons: int, size: int) -> Non
     w = np.mean([np.outer(d, d) for d in ((q - q_mean) - (g - g_mean) for q, g in pairs)], axis=0)
     w /= np.linalg.eigvalsh(w).mean()
     matrix = scipy.linalg.inv(scipy.linalg.sqrtm(w + whitening.shrinkage * np.eye(size)))
-    for features, mean, side in (
+    sides: list[tuple[Any, Any, Side]] = [
         (query.features, q_mean, "query"),
         (gallery.features, g_mean, "gallery"),
-    ):
+    ]
+    for features, mean, side in sides:
         moved = (features - mean) @ matrix.real
         expected = moved / np.linalg.norm(moved, axis=1, keepdims=True)
         np.testing.assert_allclose(whitening.apply(features, side), expected, atol=1e-5)

@@ -35,7 +35,7 @@ def images(size: int = 64) -> Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def features_of(network: nn.Module) -> list[Tensor]:
+def features_of(network: Any) -> list[Tensor]:
     """timm's at strides 4 to 32, and before them what its first block at stride 4 gives."""
     found: list[Tensor] = []
     network.get_submodule("blocks.1.0").register_forward_hook(lambda *given: found.append(given[2]))
@@ -181,7 +181,7 @@ DHM = {
 }
 
 
-def sides(**changes: Any) -> tuple[DGRL, nn.Sequential, nn.Sequential]:
+def sides(**changes: Any) -> tuple[Any, Any, Any]:
     torch.manual_seed(0)
     model = DGRL(ModelParams.parse(SMALL.model_dump() | changes, "model"), persons=3)
     assert model.side2 is not None

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,7 +49,7 @@ def by_the_stages(params: Params, trial: int, flip: bool) -> dict[str, float]:
     mlr = params.mlr.model_copy(update={"trial": trial})
     split("synthetic", params.model_copy(update={"mlr": mlr}), workers=1)
     network = load_embedder(Path("means.onnx"), "rgb", flip=flip)
-    sides = []
+    sides: list[Any] = []
     for table in ("query", "gallery"):
         path = Paths("synthetic").mlr(table)
         sides += [network.embed([row.pixels() for row in read_rows(path)], "hr"), read_keys(path)]

@@ -135,8 +135,13 @@ def test_the_mat_file_is_unpacked_once_and_held_once(tmp_path: Path, monkeypatch
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.write(mat, "cuhk-03.mat")
     monkeypatch.chdir(tmp_path)
-    unpacked = []
-    monkeypatch.setattr(Archive, "read", lambda *of, read=Archive.read: unpacked.append(of[1]) or read(*of))
+    read, unpacked = Archive.read, []
+
+    def noted(archive: Archive, name: str, *more: int) -> bytes:
+        unpacked.append(name)
+        return read(archive, name, *more)
+
+    monkeypatch.setattr(Archive, "read", noted)
     tracemalloc.start()
     download("cuhk03", stage_params(tmp_path / "c.zip", 0))
     peak = tracemalloc.get_traced_memory()[1]

@@ -4,6 +4,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +28,8 @@ VIPER = Path(__file__).parents[2] / "shared/data/VIPeR.v1.0.zip"
 
 def dgrl(image: Image, r: int) -> Image:
     """Paper IV-C: "resampling using pixel area relation"."""
-    return cv2.resize(image, (image.shape[1] // r, image.shape[0] // r), interpolation=cv2.INTER_AREA)
+    size = image.shape[1] // r, image.shape[0] // r
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def pil(image: Image, r: int, kernel: PIL.Image.Resampling) -> PIL.Image.Image:
@@ -49,8 +51,8 @@ def prpr(image: Image, r: int) -> Image:
     """predata/camera_mlr_market.py, lines 62 to 66: OpenCV's own JPEG, at its default quality."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     small = cv2.resize(bgr, (int(bgr.shape[1] / r), int(bgr.shape[0] / r)), interpolation=cv2.INTER_LINEAR)
-    written = cv2.imencode(".jpg", small)[1]
-    return cv2.cvtColor(cv2.imdecode(written, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    read: Any = cv2.imdecode(cv2.imencode(".jpg", small)[1], cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(read[:, :, ::-1])
 
 
 def vpfa(image: Image, r: int) -> Image:
@@ -68,7 +70,7 @@ SCRIPTS = {"dgrl": dgrl, "sing": sing, "dil": dil, "prpr": prpr, "vpfa": vpfa}
 
 
 def row(pixels: Image) -> ImageRow:
-    names = {"image_id": "1_a", "person_id": "1", "camera_id": "a", "subset": "all"}
+    names: Any = {"image_id": "1_a", "person_id": "1", "camera_id": "a", "subset": "all"}
     return ImageRow.from_pixels(pixels, "1_a.bmp", **names, factor=1)
 
 
@@ -146,7 +148,8 @@ def lr_cameras(keys: pd.DataFrame, trial: int = 0) -> dict[str, str]:
     tables = {image_id: rows[0].table for image_id, rows in entries if rows[0].table in ("query", "gallery")}
     asked = {name[:-2]: name[-1] for name, table in tables.items() if table == "query"}
     for row in keys[keys.person_id.isin(list(asked))].itertuples():
-        assert tables[row.image_id] == ("query" if row.camera_id == asked[row.person_id] else "gallery")
+        seen = "query" if row.camera_id == asked[str(row.person_id)] else "gallery"
+        assert tables[str(row.image_id)] == seen
     return asked
 
 

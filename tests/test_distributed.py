@@ -30,7 +30,7 @@ def run(checkpoint: Path, curve: Path, params: TrainParams = PARAMS) -> None:
     In float64, since float32's rounding, which the order of a sum changes, grows from step to step.
     """
     torch.set_default_dtype(torch.float64)
-    _BatchNorm.train = lambda self, mode=True: torch.nn.Module.train(self, False)
+    _BatchNorm.train = lambda self, mode=True: torch.nn.Module.train(self, False)  # type: ignore[method-assign]
     metrics = []
 
     def log(step: int, now: Mapping[str, float]) -> None:

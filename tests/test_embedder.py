@@ -21,7 +21,7 @@ from dgrl.superres.pretrain import pretrain
 from dgrl.superres.upscale import load_rcan
 
 IMAGE = smooth_image("embedder", width=48, height=96)
-LOW = cv2.resize(IMAGE, (12, 24), interpolation=cv2.INTER_AREA)
+LOW: Any = cv2.resize(IMAGE, (12, 24), interpolation=cv2.INTER_AREA)
 
 
 @pytest.fixture
@@ -139,14 +139,14 @@ def test_a_folder_without_rcan_is_refused(network: FakeNetwork, tmp_path: Path) 
 
 
 def test_boxes_of_a_frame(network: FakeNetwork) -> None:
-    boxes = [[4, 8, 30, 90], [-5, -5, 20.4, 300]]
+    boxes: list[list[float]] = [[4, 8, 30, 90], [-5, -5, 20.4, 300]]
     expected = network.embed([IMAGE[8:90, 4:30], IMAGE[:, :20]], "hr")
     np.testing.assert_array_equal(Embedder(network).embed_boxes(IMAGE, boxes), expected)
     assert Embedder(network).embed_boxes(IMAGE, []).shape == (0, 96)
 
 
 @pytest.mark.parametrize("box", [[50, 0, 60, 10], [10, 10, 10, 20], [20, 0, 10, 9], [0, 0, np.nan, 9]])
-def test_a_box_without_pixels_is_named(network: FakeNetwork, box: list[float]) -> None:
+def test_a_box_without_pixels_is_named(network: FakeNetwork, box: Any) -> None:
     with pytest.raises(InputError, match=r"^box 1 is "):
         Embedder(network).embed_boxes(IMAGE, [[0, 0, 9, 9], box])
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ def images(count: int = 5) -> list[npt.NDArray[np.uint8]]:
     return [rng.integers(0, 256, (30 + i, 20, 3), np.uint8) for i in range(count)]
 
 
-def channel_means(path: Path, shape: list[object], output: list[int] | None = None) -> Path:
+def channel_means(path: Path, shape: list[Any], output: list[int] | None = None) -> Path:
     """A network whose embedding of an image is the mean of each of its channels."""
     nodes = [helper.make_node("GlobalAveragePool", ["images"], ["pooled"])]
     if output:
@@ -100,7 +101,7 @@ def test_the_preprocessing_comes_from_the_metadata_or_the_file_beside(tmp_path: 
     ],
 )
 def test_a_network_of_another_kind_is_one_line(
-    tmp_path: Path, shape: list[object], output: list[int] | None, message: str
+    tmp_path: Path, shape: list[Any], output: list[int] | None, message: str
 ) -> None:
     path = channel_means(tmp_path / "means.onnx", shape, output)
     with pytest.raises(InputError, match=message):

@@ -74,7 +74,7 @@ def test_embeddings_and_ranks_are_pytorchs(
     ranks = [(-(part[:50] @ part[50:].T)).argsort(axis=1, kind="stable") for part in (ours, theirs)]
     similarity = ours[:50] @ ours[50:].T
     ordered = [np.take_along_axis(similarity, each, axis=1) for each in ranks]
-    np.testing.assert_allclose(*ordered, atol=1e-5)  # the same order, but for ties
+    np.testing.assert_allclose(ordered[0], ordered[1], atol=1e-5)  # the same order, but for ties
     other = load_embedder(exported["lr" if resolution == "hr" else "hr"]).embed(sample[:20], resolution)
     assert (ours[:20] * other).sum(axis=1).min() < 0.9999  # the stems differ
 

@@ -20,6 +20,7 @@ from test_training import prepare
 
 from dgrl.datasets.synthetic import SyntheticParams, images
 from dgrl.image_bank import ImageBank, resize
+from dgrl.images import Image
 from dgrl.mlr.degrade import downsample
 from dgrl.model.params import ModelParams
 from dgrl.training.params import AugmentParams, TrainParams
@@ -38,10 +39,11 @@ def banks() -> tuple[ImageBank, ImageBank]:
     keys = pd.DataFrame({"image_id": [r.image_id for r in rows], "person_id": [r.person_id for r in rows]})
     sharp = [row.pixels() for row in rows]
     blurred = [resize(downsample(each, 2 + i % 3), HEIGHT, WIDTH) for i, each in enumerate(sharp)]
-    return tuple(
-        ImageBank(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), keys)
-        for images in (sharp, blurred)
-    )
+
+    def bank(images: list[Image]) -> ImageBank:
+        return ImageBank(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), keys)
+
+    return bank(sharp), bank(blurred)
 
 
 @contextmanager

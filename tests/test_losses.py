@@ -203,7 +203,7 @@ def test_the_gradient_of_l1_lies_in_memory_as_the_network_does() -> None:
     seen: list[Tensor] = []
     output = 2 * a
     output.register_hook(seen.append)
-    l1_loss(output, b).backward()  # type: ignore[no-untyped-call]
+    l1_loss(output, b).backward()
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +84,7 @@ def test_viper_by_three_is_42_by_16() -> None:
 
 
 def row(height: int = 13, width: int = 9) -> ImageRow:
-    names = {"image_id": "0001_c1_0", "person_id": "0001", "camera_id": "c1", "subset": "all"}
+    names: Any = {"image_id": "0001_c1_0", "person_id": "0001", "camera_id": "c1", "subset": "all"}
     return ImageRow.from_pixels(noise(height, width), "0001_c1_0.png", **names, factor=1)
 
 

@@ -241,7 +241,7 @@ def test_lr_is_made_as_the_recipe_says(train_hr: Path, tmp_path: Path) -> None:
 
 def test_patches_come_from_their_image_upright_and_sometimes_mirrored(train_hr: Path) -> None:
     data = dataset(train_hr, "train")
-    images = {
+    images: dict[str, Any] = {
         row.image_id: cv2.resize(row.pixels(), (row.width // 3 * 3, 96), interpolation=cv2.INTER_CUBIC)
         for row in read_rows(train_hr)
     }

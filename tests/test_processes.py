@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,9 +87,14 @@ def test_a_killed_worker_is_named() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_jobs_are_read_as_they_are_needed(workers: int) -> None:
-    read = []
-    jobs = (read.append(number) or number for number in range(100))
-    results = imap(_slow_first, jobs, workers=workers, description="squares")
+    read: list[int] = []
+
+    def jobs() -> Iterator[int]:
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    results = imap(_slow_first, jobs(), workers=workers, description="squares")
     squares = [next(results)[0] for _ in range(3)]
     assert squares == [0, 1, 4]
     assert len(read) <= 3 + 2 * workers

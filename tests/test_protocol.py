@@ -27,7 +27,7 @@ def test_half_of_the_persons_train_and_the_others_test(
     assert len(split.train_persons) == len(counts) // 2
     assert set(split.entries) == set(keys.image_id)
     for row in keys.itertuples():
-        role = roles_of(split)[row.image_id]
+        role = roles_of(split)[str(row.image_id)]
         subset = (
             "train"
             if row.person_id in split.train_persons

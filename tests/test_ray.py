@@ -59,7 +59,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _row(name: str) -> ImageRow:
     pixels = named_generator("image", name).integers(0, 256, (67, 31, 3), np.uint8)
-    keys = {"image_id": name, "person_id": name[0], "camera_id": "a", "subset": "train"}
+    keys: Any = {"image_id": name, "person_id": name[0], "camera_id": "a", "subset": "train"}
     return ImageRow.from_pixels(pixels, f"{name}.png", factor=1, **keys)
 
 

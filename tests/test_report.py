@@ -31,7 +31,8 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.texts, self.cells = [], [], [], []
+        self.open: list[str] = []
+        self.tags, self.texts, self.cells = [], [], []
         self.feed(text)
         self.close()
         assert not self.open

@@ -12,6 +12,7 @@ from dgrl.evaluation.rerank import KReciprocal
 from dgrl.random import named_generator
 
 Floats = npt.NDArray[np.float64]
+Features = npt.NDArray[np.floating]
 
 
 def crowd(seed: int, count: int, persons: int = 8, dimension: int = 6) -> npt.NDArray[np.float32]:
@@ -22,7 +23,7 @@ def crowd(seed: int, count: int, persons: int = 8, dimension: int = 6) -> npt.ND
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def slow_distances(query: Floats, gallery: Floats, k1: int, k2: int, weight: float) -> Floats:
+def slow_distances(query: Features, gallery: Features, k1: int, k2: int, weight: float) -> Floats:
     """Zhong et al., equations 1 to 12, set by set."""
     features = np.concatenate([query, gallery]).astype(np.float64)
     count = len(features)

@@ -36,7 +36,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             experiment("broken", None, "failed"),
         ],
     }
-    found = [{"rev": "workspace", "data": data(1.0, 41.25), "experiments": None}, commit]
+    workspace = {"rev": "workspace", "data": data(1.0, 41.25), "experiments": None}
+    found: list[dict[str, Any]] = [workspace, commit]
     monkeypatch.setattr(module, "experiments", lambda all_commits: found)
     return found
 

@@ -41,7 +41,7 @@ def test_two_runs_give_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("more", [{"persons": 5}, {"cameras": 6}, {"images_per_camera": 3}])
 def test_asking_for_more_changes_no_other_image(more: dict[str, int]) -> None:
-    few, many = draw(), draw(**more)
+    few, many = draw(), draw(SMALL, **more)
     assert len(many) > len(few)
     assert few == {image_id: many[image_id] for image_id in few}
 

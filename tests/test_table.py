@@ -67,7 +67,8 @@ def test_one_run_has_no_deviation() -> None:
 
 
 def test_a_row_is_known_by_its_params() -> None:
-    runs = frame(run(40.0), run(30.0, **{key.replace(".", "__"): value for key, value in BASELINE.items()}))
+    baseline: Any = {key.replace(".", "__"): value for key, value in BASELINE.items()}
+    runs = frame(run(40.0), run(30.0, **baseline))
     found = {key[1]: line.mean for key, line in ours(summarise(runs, TABLES["III"])[0]).items()}
     assert found == {"baseline": (30.0, 40.0, 50.0), "+ Restormer": (40.0, 50.0, 60.0)}
     assert [line.row for line in ours(summarise(runs, TABLES["II"])[0]).values()] == ["ID + WRT + L1 + KLDiv"]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -284,7 +285,7 @@ def test_plain_pyarrow_and_pandas_read_a_table(tmp_path: Path, monkeypatch: pyte
 
 def test_a_row_describes_its_image() -> None:
     pixels = photo(9, 5)
-    names = {"image_id": "a", "person_id": "1", "camera_id": "c", "subset": "all"}
+    names: Any = {"image_id": "a", "person_id": "1", "camera_id": "c", "subset": "all"}
     own = ImageRow.from_pixels(pixels, "a.png", **names, factor=1)
     given_bytes = ImageRow.from_pixels(pixels, "a.bmp", **names, factor=1, data=encoded(pixels, ".bmp"))
     assert (own.width, own.height) == (5, 9)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_a_header_that_asks_for_all_memory(good: Path, tmp_path: Path, change: d
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 def test_weights_that_are_not_finite_are_not_published(tmp_path: Path, value: float) -> None:
-    model = DGRL(MODEL, 5)
+    model: Any = DGRL(MODEL, 5)
     with torch.no_grad():
         model.heads[0].classifier.weight[0, 0] = value
     with pytest.raises(InputError, match=r"heads\.0\.classifier\.weight has values that are not finite"):

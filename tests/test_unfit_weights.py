@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ def resnet() -> State:
 
 def write(folder: Path, suffix: str, state: State) -> Path:
     path = folder / f"resnet{suffix}"
-    save = save_file if suffix == ".safetensors" else torch.save
-    save(state, path)  # type: ignore[operator]
+    save: Any = save_file if suffix == ".safetensors" else torch.save
+    save(state, path)
     return path
 
 

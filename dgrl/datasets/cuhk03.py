@@ -226,7 +226,7 @@ def open_mat(archive: Path | Mat) -> Iterator[Mat]:
     if isinstance(archive, Mat):
         yield archive
         return
-    import h5py  # type: ignore[import-untyped]  # here, since it is slow to import
+    import h5py  # here, since it is slow to import
 
     located = _locate(archive)
     if isinstance(located, Path):
