@@ -134,7 +134,12 @@ def compare(
     dataset: Annotated[list[str], typer.Option(help="Of params.yaml's `source`; repeatable.")],
     trials: Annotated[int, typer.Option(help="mlr.trial 0 to N-1.", min=1)] = 10,
     adapt: Annotated[bool, typer.Option("--adapt", help="Also whitened on the training persons.")] = False,
-    upscale: Annotated[Literal["none", "bicubic"], typer.Option(help="Of LR images, to HR size.")] = "none",
+    upscale: Annotated[
+        Literal["none", "bicubic", "rcan"], typer.Option(help="Of LR images, to HR size.")
+    ] = "none",
+    rcan: Annotated[
+        Path | None, typer.Option(help="Folder of --upscale rcan, such as data/market1501/rcan.")
+    ] = None,
     flip: Annotated[bool, typer.Option(help="Embed an image and its mirror image.")] = True,
     output: Annotated[Path, typer.Option(help="Folder of compare.json, .md and .svg.")] = Path(
         "data/compare"
@@ -148,7 +153,9 @@ def compare(
     from pipeline.experiments.compare import write
     from pipeline.params import load_params
 
-    results = run(models, dataset, load_params(), trials=trials, adapt=adapt, upscale=upscale, flip=flip)
+    results = run(
+        models, dataset, load_params(), trials=trials, adapt=adapt, upscale=upscale, rcan=rcan, flip=flip
+    )
     typer.echo(write(output, results), nl=False)
 
 

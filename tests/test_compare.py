@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_embedders import channel_means
+from test_fuzz_files import rcan
 
 from dgrl.embedders.adapted import load_whitening
 from dgrl.embedders.catalog import load_embedder
@@ -19,6 +20,8 @@ from dgrl.evaluation.ranking import rank
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
 from dgrl.random import named_generator
+from dgrl.superres.params import SrParams
+from dgrl.superres.upscale import upscale_table
 from dgrl.tables import read_keys, read_rows
 from dgrl.weights.published import save_model
 from pipeline.adapt import adapt
@@ -64,6 +67,43 @@ def test_a_network_is_measured_as_by_the_stages(params: Params, flip: bool) -> N
         values = [metrics[name] for metrics in expected]
         assert result.mean[name] == pytest.approx(np.mean(values), abs=1e-6)
         assert result.std[name] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+
+
+def test_lr_images_are_upscaled_as_by_the_stages(params: Params) -> None:
+    mlr = params.mlr.model_copy(update={"factors": (2,)})
+    params = params.model_copy(update={"mlr": mlr})
+    split("synthetic", params, workers=1)
+    paths, weights = Paths("synthetic"), Path("data/other/rcan/x2/rcan.safetensors")
+    weights.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    weights.write_bytes(rcan())
+    network = load_embedder(Path("means.onnx"), "rgb", flip=False)
+    gallery = [row.pixels() for row in read_rows(paths.mlr("gallery"))]
+    keys = [read_keys(paths.mlr(table)) for table in ("query", "gallery")]
+    found = {}
+    for method, folder in (("bicubic", None), ("rcan", weights.parents[1])):
+        upscale_table(paths.mlr("query"), Path("sr"), {2: weights}, SrParams(method=method), workers=1)
+        queries = [row.pixels() for row in read_rows(Path("sr"))]
+        sides = network.embed(queries, "lr"), keys[0], network.embed(gallery, "hr"), keys[1]
+        options = {"upscale": method, "rcan": folder, "flip": False, "trials": 1}
+        [result] = compare(["means.onnx@rgb"], ["synthetic"], params, **options)
+        found[method] = result.mean["mAP"]
+        assert found[method] == pytest.approx(rank(*with_keys(*sides)).metrics()["mAP"], abs=1e-6)
+    assert found["rcan"] != found["bicubic"]
+
+
+def test_rcans_of_persons_of_the_test_are_refused(params: Params) -> None:
+    split("synthetic", params, workers=1)
+    for factor in (2, 3, 4):
+        weights = Paths("synthetic").root / f"rcan/x{factor}/rcan.safetensors"
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(rcan(factor))
+    rcans = weights.parents[1]
+    assert compare(["means.onnx@rgb"], ["synthetic"], params, trials=1, upscale="rcan", rcan=rcans)
+    with pytest.raises(InputError, match=r"trained on \d+ persons of synthetic whose images trial 1 tests"):
+        compare(["means.onnx@rgb"], ["synthetic"], params, trials=2, upscale="rcan", rcan=rcans)
+    with pytest.raises(InputError, match="go together"):
+        compare(["means.onnx@rgb"], ["synthetic"], params, rcan=rcans)
 
 
 def test_the_tables_say_what_was_measured(params: Params) -> None:
@@ -120,7 +160,7 @@ def test_own_pairs_make_a_whitening(tmp_path: Path) -> None:
         ("query,other\na,b\n", "no column gallery"),
         ("query,gallery\na\n", "row 1 below the header"),
         ("query,gallery\na,b,c\n", "row 1 below the header"),
-        ("query,gallery\nnone.png,none.png\n", "none.png: No such file"),
+        ("query,gallery\nnone.png,none.png\n", "none.png cannot be read"),
         ("\0", "no column query"),
     ],
 )

@@ -161,10 +161,11 @@ ARCHITECTURE = {
 }  # fmt: skip
 
 
-def rcan() -> bytes:
+def rcan(factor: int = 2) -> bytes:
     from basicsr.archs.rcan_arch import RCAN
 
-    return save(RCAN(**ARCHITECTURE).state_dict(), {"architecture": json.dumps(ARCHITECTURE)})
+    architecture = {**ARCHITECTURE, "upscale": factor}
+    return save(RCAN(**architecture).state_dict(), {"architecture": json.dumps(architecture)})
 
 
 def model() -> bytes:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,8 @@ from dgrl.embedders.protocol import Embedder as Network
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
 from dgrl.images import Image, check_images, decode
-from dgrl.superres.upscale import bicubic, enlarge, load_rcan
+from dgrl.superres.upscale import FACTORS, bicubic, enlarge, load_rcans
 
-if TYPE_CHECKING:
-    from torch import nn
-
-FACTORS = (2, 3, 4)  # by which an LR image can be enlarged; those of the paper
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 CHUNK = 256  # images in memory at once
 
@@ -50,7 +46,7 @@ class Embedder:
     def __init__(self, network: Network, lr_below: int | None = None, rcan: Path | None = None) -> None:
         self.network = network
         self.lr_below = network.height // 2 if lr_below is None else lr_below
-        self.rcan = {} if rcan is None else _load_rcans(rcan)
+        self.rcan = {} if rcan is None else load_rcans(rcan)
 
     @classmethod
     def load(
@@ -205,11 +201,3 @@ def _as_array(source: Any) -> npt.NDArray[Any]:
                 array = np.rint(255 * array).astype(np.uint8) if inside else array
         return np.ascontiguousarray(array)
     return np.asarray(source.convert("RGB") if hasattr(source, "convert") else source)
-
-
-def _load_rcans(folder: Path) -> dict[int, nn.Module]:
-    files = {factor: folder / f"x{factor}/rcan.safetensors" for factor in (*FACTORS, 8)}
-    found = {factor: load_rcan(file, factor) for factor, file in files.items() if file.exists()}
-    if not found:
-        raise InputError(f"{folder} has no x2/rcan.safetensors, x3 or x4; give the rcan folder of a dataset")
-    return found

@@ -26,6 +26,7 @@ from dgrl.tables import ROWS_PER_SHARD, ImageRow, read_keys, read_rows, shards, 
 if TYPE_CHECKING:  # torch takes seconds to import, and bicubic does without
     from torch import nn
 
+FACTORS = (2, 3, 4)  # of the paper
 _ROWS_PER_JOB = 16  # on a CPU: few, so that no process waits long for another at the end
 
 
@@ -105,6 +106,19 @@ def load_rcan(path: Path, factor: int | None = None) -> nn.Module:
     if factor not in (None, trained):
         raise InputError(f"{path} is an RCAN x{trained}, not x{factor}; give the weights of each factor")
     return network.eval()
+
+
+def load_rcans(folder: Path) -> dict[int, nn.Module]:
+    """The RCANs of ``x2/rcan.safetensors`` and so on, by factor.
+
+    Raises:
+        InputError: if there is none, or a damaged one.
+    """
+    files = {factor: folder / f"x{factor}/rcan.safetensors" for factor in (*FACTORS, 8)}
+    found = {factor: load_rcan(file, factor) for factor, file in files.items() if file.exists()}
+    if not found:
+        raise InputError(f"{folder} has no x2/rcan.safetensors, x3 or x4; give the rcan folder of a dataset")
+    return found
 
 
 def _networks(keys: pd.DataFrame, weights: Mapping[int, Path]) -> dict[int, nn.Module]:

@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,13 +26,14 @@ from dgrl.images import Image
 from dgrl.mlr.degrade import Entry, degradation, make_row
 from dgrl.mlr.protocol import MlrParams, Split, plan_split, seen_by_lr_camera
 from dgrl.progress import track
-from dgrl.superres.upscale import bicubic
+from dgrl.superres.upscale import bicubic, enlarge, load_rcans
 from dgrl.tables import read_keys, read_rows
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.results import official_splits
 
-Upscale = Literal["none", "bicubic"]
+Upscale = Literal["none", "bicubic", "rcan"]
+Upscaler = Callable[[Image, int], Image]  # an LR image and its factor
 Features = npt.NDArray[np.float32]
 CHUNK = 256  # images in memory
 
@@ -82,6 +83,7 @@ def compare(
     trials: int = 10,
     adapt: bool = False,
     upscale: Upscale = "none",
+    rcan: Path | None = None,
     flip: bool = True,
 ) -> list[Result]:
     """Measure networks on the MLR sets that ``mlr:`` of params.yaml describes.
@@ -93,6 +95,7 @@ def compare(
         trials: ``mlr.trial`` 0 to ``trials`` - 1.
         adapt: also whiten, with lambda and whitening from the training persons of each trial.
         upscale: what is done to an LR image before the network resizes it to its input.
+        rcan: for ``upscale="rcan"``: a folder ``data/<dataset>/rcan`` with the RCAN of each factor.
         flip: embed an image as the sum of itself and its mirror image.
 
     Returns:
@@ -100,18 +103,21 @@ def compare(
 
     Raises:
         InputError: if a network cannot be read, or was trained on a person whom it would be tested on or
-            adapted with.
+            adapted with; if an RCAN was trained on a person of a test.
     """
+    upscaler = _upscaler(upscale, rcan)
     networks = [load_embedder(*parse_model(model), flip=flip) for model in models]
     drawn = {dataset: _trials(dataset, params.mlr, trials) for dataset in datasets}
-    for network in networks:  # before any is embedded with
-        for trial in (trial for each in drawn.values() for trial in each):
+    for trial in (trial for each in drawn.values() for trial in each):  # before any is embedded with
+        for network in networks:
             trial.check(network, adapt)
+        if rcan is not None:
+            trial.check_rcan(rcan)
     results = []
     for dataset, its_trials in drawn.items():
         variants = sorted({variant for trial in its_trials for variant in trial.variants(adapt)})
         for network in networks:
-            features, seconds = _embed(network, dataset, variants, params, upscale)
+            features, seconds = _embed(network, dataset, variants, params, upscaler)
             for whitened in (False, True) if adapt else (False,):
                 result = _measure(network, its_trials, features, whitened, 1000 * seconds / len(variants))
                 logger.info(
@@ -155,6 +161,19 @@ class Trial:
                     "see, or train it with train.held_out or on another dataset"
                 )
 
+    def check_rcan(self, folder: Path) -> None:
+        """Refuse RCANs of this dataset that were trained on a test person of the trial."""
+        split = folder.parent / "mlr/split.json"  # beside the RCANs that stage pretrain_sr trained
+        if folder.resolve().parent.name != self.dataset or not split.exists():
+            return
+        trained = set(json.loads(split.read_text(encoding="utf-8"))["train_persons"])
+        known = len(trained & set(self.tables["query"].person_id))
+        if known:
+            raise InputError(
+                f"{folder} was trained on {known} persons of {self.dataset} whose images trial {self.number} "
+                "tests with; give --rcan of another dataset, or --trials 1 where mlr.trial is 0"
+            )
+
     def embeddings(
         self, query: str, gallery: str, features: dict[Variant, Features]
     ) -> tuple[Embeddings, Embeddings]:
@@ -162,6 +181,24 @@ class Trial:
         keys = self.tables[query], self.tables[gallery]
         rows = [np.stack([features[variant] for variant in each["variant"]]) for each in keys]
         return with_keys(rows[0], keys[0], rows[1], keys[1])
+
+
+def _upscaler(upscale: Upscale, folder: Path | None) -> Upscaler | None:
+    """What enlarges an LR image; None: nothing does."""
+    if (upscale == "rcan") != (folder is not None):
+        raise InputError("--upscale rcan and --rcan DIR go together; give both, or neither")
+    if folder is None:
+        return bicubic if upscale == "bicubic" else None
+    networks = load_rcans(folder)
+
+    def by_rcan(image: Image, factor: int) -> Image:
+        if factor not in networks:
+            raise InputError(
+                f"{folder} has no RCAN x{factor} (has {sorted(networks)}); add it to rcan.scales"
+            )
+        return next(enlarge([image], networks[factor]))
+
+    return by_rcan
 
 
 def _trials(dataset: str, params: MlrParams, count: int) -> list[Trial]:
@@ -198,10 +235,10 @@ def _tables(keys: pd.DataFrame, split: Split, dataset: str, params: MlrParams) -
 
 
 def _embed(
-    network: Embedder, dataset: str, variants: Sequence[Variant], params: Params, upscale: Upscale
+    network: Embedder, dataset: str, variants: Sequence[Variant], params: Params, upscaler: Upscaler | None
 ) -> tuple[dict[Variant, Features], float]:
     """The embedding of each variant, and the seconds that the network took."""
-    made = _images(dataset, variants, params, upscale)
+    made = _images(dataset, variants, params, upscaler)
     features: dict[Variant, Features] = {}
     seconds = 0.0
     shown = iter(track(made, f"embed {dataset} by {network.name}", len(variants), "image"))
@@ -216,7 +253,7 @@ def _embed(
 
 
 def _images(
-    dataset: str, variants: Sequence[Variant], params: Params, upscale: Upscale
+    dataset: str, variants: Sequence[Variant], params: Params, upscaler: Upscaler | None
 ) -> Iterator[tuple[Variant, Image]]:
     wanted: dict[str, list[Variant]] = {}
     for variant in variants:
@@ -225,8 +262,8 @@ def _images(
     for row in read_rows(Paths(dataset).images):
         for variant in wanted.get(row.image_id, ()):
             pixels = make_row(row, Entry("query", row.image_id, variant.factor), how).pixels()
-            if upscale == "bicubic" and variant.factor > 1:
-                pixels = bicubic(pixels, variant.factor)
+            if upscaler and variant.factor > 1:
+                pixels = upscaler(pixels, variant.factor)
             yield variant, pixels
 
 
