@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -81,12 +81,17 @@ def test_lr_images_are_upscaled_as_by_the_stages(params: Params) -> None:
     gallery = [row.pixels() for row in read_rows(paths.mlr("gallery"))]
     keys = [read_keys(paths.mlr(table)) for table in ("query", "gallery")]
     found = {}
-    for method, folder in (("bicubic", None), ("rcan", weights.parents[1])):
+    methods: list[tuple[Literal["bicubic", "rcan"], Path | None]] = [
+        ("bicubic", None),
+        ("rcan", weights.parents[1]),
+    ]
+    for method, folder in methods:
         upscale_table(paths.mlr("query"), Path("sr"), {2: weights}, SrParams(method=method), workers=1)
         queries = [row.pixels() for row in read_rows(Path("sr"))]
         sides = network.embed(queries, "lr"), keys[0], network.embed(gallery, "hr"), keys[1]
-        options = {"upscale": method, "rcan": folder, "flip": False, "trials": 1}
-        [result] = compare(["means.onnx@rgb"], ["synthetic"], params, **options)
+        [result] = compare(
+            ["means.onnx@rgb"], ["synthetic"], params, trials=1, upscale=method, rcan=folder, flip=False
+        )
         found[method] = result.mean["mAP"]
         assert found[method] == pytest.approx(rank(*with_keys(*sides)).metrics()["mAP"], abs=1e-6)
     assert found["rcan"] != found["bicubic"]
