@@ -19,6 +19,7 @@ from pipeline import commands
 from pipeline import export as exporting
 from pipeline import forget as forgetting
 from pipeline import search as searching
+from pipeline import share as sharing
 from pipeline.logs import set_up_logs
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def evaluate(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
 app.command()(searching.embed)
 app.command()(searching.index)
 app.command()(searching.search)
+app.command()(sharing.report)
 app.command()(forgetting.forget)
 app.command()(exporting.export)
 

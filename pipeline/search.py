@@ -106,6 +106,9 @@ def search(
     index_folder: Annotated[Path, typer.Option("--index", help="A folder that dgrl index wrote.")],
     top: Annotated[int, typer.Option(help="Images to show of each query.", min=1)] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write a contact sheet.")] = None,
+    blur_faces: Annotated[
+        bool, typer.Option("--blur-faces", help="Blur the upper half of the sheet's images, where faces are.")
+    ] = False,
     fmr: Annotated[
         float | None,
         typer.Option(help="False-match rate of a pair: less similar images are `unknown`. Default 0.001."),
@@ -126,11 +129,14 @@ def search(
     with a probability, or `unknown`.
     """
     from dgrl.embedders.catalog import parse_model
+    from dgrl.search.blur import blur_faces as blurred
     from dgrl.search.embeddings import embed_sources, joined
     from dgrl.search.index import Index
     from dgrl.search.sheet import render_sheet
     from dgrl.search.sources import sources
 
+    if blur_faces and html is None:
+        raise InputError("--blur-faces is of the contact sheet; add --html FILE")
     found = Index.load(index_folder)
     embedder = _load(model or found.model, lr_below, rcan)
     found.require(model or found.model, embedder.network.digest)
@@ -148,7 +154,7 @@ def search(
     if html is not None:
         page = render_sheet(f"{len(answers)} queries in {index_folder.name}", note, answers)
         with atomic_file(html) as building:
-            building.write_text(page, encoding="utf-8")
+            building.write_text(blurred(page) if blur_faces else page, encoding="utf-8")
 
 
 def _load(model: str, lr_below: int | None, rcan: Path | None) -> "Embedder":

@@ -33,6 +33,7 @@ SUBCOMMANDS = (
     "embed",
     "index",
     "search",
+    "report",
     "forget",
     "export",
 )
