@@ -40,7 +40,10 @@ LrBelowOption = Annotated[
 ]
 RcanOption = Annotated[
     Path | None,
-    typer.Option(help="data/<dataset>/rcan: restore them by RCAN, not bicubic interpolation."),
+    typer.Option(
+        help="Folder of the RCANs that restore them; default the rcan folder of the network's run, where it "
+        "has one, else bicubic interpolation."
+    ),
 ]
 KindName = Literal["exact", "hnsw", "ivf"]
 
@@ -68,13 +71,20 @@ def embed(
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, or an image table.")],
-    model: ModelOption,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of images, an image, or an image table.")
+    ],
     out: Annotated[Path, typer.Option(help="The index: a folder, made or brought up to date.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="As for embed; by default the one that the index is of.")
+    ] = None,
     kind: Annotated[
         KindName | None,
         typer.Option(help="exact; hnsw: fast, nearly exact; ivf: in between. Default: as it is, or exact."),
     ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove all images of DIR, which need not exist any more.")
+    ] = False,
     pattern: PatternOption = None,
     lr_below: LrBelowOption = None,
     rcan: RcanOption = None,
@@ -83,9 +93,21 @@ def index(
 
     An index may hold several folders: run it once for each.
     """
-    from dgrl.search.embeddings import update
+    from dgrl.search.embeddings import remove_all, update
     from dgrl.search.index import Index, changing
 
+    if remove:
+        with changing(out):
+            found = Index.load(out)
+            if not (count := remove_all(found, folder)):
+                raise InputError(f"{out} has no image of {folder}; give a path as it was indexed")
+            found.save(out)
+        logger.info("%s: %d images (%d removed)", out, len(found.rows), count)
+        return
+    if model is None:
+        if not out.exists():
+            raise InputError(f"{out} does not exist; give the network to make it with: --model FILE")
+        model = Index.load(out).model
     embedder = _load(model, lr_below, rcan)
     with changing(out):
         found = Index.load(out) if out.exists() else Index.empty(_whole(model), embedder.network.digest)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from dgrl.embedders import embedder as door
 from dgrl.images import encode_png
+from dgrl.search.blur import blur_faces
 from dgrl.search.index import Index
 from dgrl.tables import write_table
 from pipeline.cli import app
@@ -131,6 +133,36 @@ def test_an_index_holds_several_folders_and_tables(dgrl: Command) -> None:
     assert "table#0008_c" in output
     assert "0008, c" in output
     assert Path("sheet.html").read_text().count("data:image/png") == 2
+
+
+def test_images_are_removed_and_never_found_again(dgrl: Command) -> None:
+    write_table(Path("table"), [image_row(smooth_image("person", person), person, "c") for person in (7, 8)])
+    index(dgrl)
+    dgrl("index", "table", "--out", "index")  # of the index's model
+    shutil.rmtree("gallery/inner")
+    dgrl("index", "gallery/inner/p2_a.png", "--out", "index", "--remove")
+    found = dgrl("search", query(2), "--index", "index")
+    assert sorted(ranked(found)) == list("0134")
+    dgrl("index", "gallery", "--out", "index", "--remove")
+    found = dgrl("search", query(2), "--index", "index")
+    assert ranked(found) == []
+    assert found.count("table#") == 2
+    dgrl("index", "table#0007_c", "--out", "index", "--remove")
+    assert "0007_c" not in dgrl("search", query(2), "--index", "index")
+    dgrl("index", "table", "--out", "index", "--remove")
+    assert len(Index.load(Path("index")).rows) == 0
+    done = CliRunner().invoke(app, ["index", "table", "--out", "index", "--remove"])
+    assert "index has no image of table" in str(done.exception)
+
+
+def test_a_sheet_to_share_has_no_faces(dgrl: Command) -> None:
+    index(dgrl)
+    search = ("search", query(1), "--index", "index", "--html")
+    dgrl(*search, "sheet.html")
+    dgrl(*search, "shared.html", "--blur-faces")
+    assert Path("shared.html").read_text() == blur_faces(Path("sheet.html").read_text())
+    done = CliRunner().invoke(app, ["search", query(1), "--index", "index", "--blur-faces"])
+    assert "add --html FILE" in str(done.exception)
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
@@ -256,6 +288,8 @@ def test_a_name_that_is_no_text_is_named(dgrl: Command) -> None:
         ),
         (["index", "gallery", "--model", "model.onnx", "--out", "index", "--pattern", "a"], "has no group"),
         (["index", "gallery", "--model", "other.onnx", "--out", "index"], "the index is of the model"),
+        (["index", "gallery", "--out", "gone"], "give the network to make it with: --model FILE"),
+        (["index", "elsewhere", "--out", "index", "--remove"], "index has no image of elsewhere"),
         (["embed", "gallery", "--model", "model.onnx", "--out", "gallery"], "gallery"),
     ],
 )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from dgrl.embedders.embedder import CHUNK, Embedder
 from dgrl.embedders.protocol import Resolution
 from dgrl.files import atomic_file
-from dgrl.search.index import COLUMNS, SCHEMA, Index, Vectors
+from dgrl.search.index import COLUMNS, SCHEMA, Index, Mask, Vectors
 from dgrl.search.sources import IN_TABLE, Source, sources
 
 
@@ -49,9 +49,7 @@ def update(index: Index, folder: Path, embedder: Embedder, pattern: str | None =
         return known.get(source.image_path) != source.sha256
 
     rows, vectors = joined(embed_sources(embedder, filter(is_new, sources([folder], pattern))))
-    root = str(folder.resolve())
-    inside = index.rows.image_path.str.startswith((f"{root}/", f"{root}{IN_TABLE}")).to_numpy(bool)
-    gone = inside & ~index.rows.image_path.isin(ids).to_numpy(bool)
+    gone = _inside(index, folder) & ~index.rows.image_path.isin(ids).to_numpy(bool)
     index.remove(gone)
     if len(rows):
         index.put(rows, vectors)
@@ -60,6 +58,18 @@ def update(index: Index, folder: Path, embedder: Embedder, pattern: str | None =
         index.rows[column] = [ids[path][place] if path in ids else value for path, value in values]
     changed = len(known.keys() & set(rows.image_path))
     return Changes(len(rows) - changed, changed, int(gone.sum()), list(rows.resolution))
+
+
+def remove_all(index: Index, path: Path) -> int:
+    """Remove the images of a folder or table, or an image, whether or not it exists; how many there were."""
+    gone = _inside(index, path)
+    index.remove(gone)
+    return int(gone.sum())
+
+
+def _inside(index: Index, path: Path) -> Mask:
+    root, names = str(path.resolve()), index.rows.image_path
+    return (names.str.startswith((f"{root}/", f"{root}{IN_TABLE}")) | (names == root)).to_numpy(bool)
 
 
 def embed_sources(embedder: Embedder, images: Iterable[Source]) -> Iterator[tuple[pd.DataFrame, Vectors]]:
