@@ -15,7 +15,7 @@ from pipeline.download import local_archive
 from pipeline.params import Params
 from pipeline.paths import Paths, located, outside
 from pipeline.pretrain_sr import has_lr_to_restore
-from pipeline.results import official_splits
+from pipeline.results import forgotten_persons, official_splits
 
 
 def check(dataset: str, params: Params, *, downloaded: bool = False) -> str:
@@ -38,6 +38,8 @@ def check(dataset: str, params: Params, *, downloaded: bool = False) -> str:
         keys = source_keys(dataset, params)
         if keys is None and downloaded:
             keys = read_keys(Paths(dataset).images)
+        if keys is not None:
+            keys = keys[~keys.person_id.isin(forgotten_persons(dataset))]
         if keys is None:
             found = "more is known once its archive is read"
         else:

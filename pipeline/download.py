@@ -14,20 +14,25 @@ from dgrl.files import atomic_folder
 from dgrl.tables import count_keys, read_keys, write_table
 from pipeline.params import Params
 from pipeline.paths import Paths, dropped, located, outside
+from pipeline.results import forgotten_persons
 
 
 def download(dataset: str, params: Params) -> dict[str, int]:
     """Write ``data/<dataset>/images``, with the official test persons of each trial where there are such.
 
+    Persons whom ``dgrl forget`` has removed are left out.
+
     Returns:
         The number of images, persons and cameras.
     """
     source, paths = located(params.source_of(dataset)), Paths(dataset)
-    kind = KINDS[source.kind]
+    kind, forgotten = KINDS[source.kind], forgotten_persons(dataset)
     archive = _archive(source, f"source.{dataset}", params.runtime.cache)
     with kind.opened(archive) as opened, atomic_folder(paths.images) as building:
-        write_table(building, kind.images(source, opened))
+        rows = kind.images(source, opened)
+        write_table(building, (row for row in rows if row.person_id not in forgotten))
         if kind.splits and (splits := kind.splits(source, opened)):
+            splits = [[person for person in trial if person not in forgotten] for trial in splits]
             (building / paths.official_splits.name).write_text(json.dumps(splits, indent=1) + "\n")
     return count_keys(read_keys(paths.images))
 

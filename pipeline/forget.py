@@ -5,7 +5,8 @@ import json
 import logging
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,15 @@ import typer
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
+from pipeline.inputs import inputs
 from pipeline.paths import Paths
 
 if TYPE_CHECKING:  # they import pandas, which takes a second
+    from dgrl.search.index import Index, Mask
     from dgrl.tables import ImageRow
 
 DATA = Path("data")
-CACHES = (Path(".dvc/cache"), Path(".work"))  # earlier versions, and what killed runs left
+CACHES = (Path(".dvc/cache"), Path(".dvc/tmp"), Path(".work"))  # earlier versions, and what killed runs left
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +30,14 @@ logger = logging.getLogger(__name__)
 def forget(
     person: Annotated[str, typer.Argument(metavar="PERSON", help="A person_id, as the tables have it.")],
     dataset: Annotated[str | None, typer.Option(help="Whose person; its tables are in data/.")] = None,
-    index: Annotated[list[Path] | None, typer.Option(help="Also an index; repeatable.")] = None,
+    index: Annotated[
+        list[Path] | None, typer.Option(help="Also an index outside of data/; repeatable.")
+    ] = None,
 ) -> None:
-    """Remove a person from the tables, the embeddings, the report and indexes.
+    """Remove a person from the tables, the embeddings, the report and indexes, and keep them out.
+
+    The person is added to forgotten/DATASET.json: no later download reads them from the source again. The
+    report is deleted, as it shows people; evaluate makes it anew.
 
     All bytes under data/ and in the indexes are searched for the person's images, thumbnails and embeddings
     afterwards; files that still hold one are named, and the command fails. The DVC cache is searched as well.
@@ -41,25 +49,34 @@ def forget(
         raise InputError("say where: --dataset NAME, or --index DIR")
     if dataset is not None and not Paths(dataset).root.is_dir():
         raise InputError(f"{Paths(dataset).root} does not exist; give a dataset whose stages have run")
-    for folder in index or []:
-        Index.load(folder)  # a wrong one is refused before anything is changed
-    held = _images_of(person, Paths(dataset)) if dataset is not None else {}
+    paths = None if dataset is None else Paths(dataset)
+    indexes = [*(index or []), *(_indexes_under_data() if paths else [])]
+    held = _images_of(person, paths) if paths else {}
     rows = [row for part in held.values() for row in part]
-    traces = {trace for row in rows for trace in _traces(row)}
-    for shard in held:  # a run that is killed is repeated: what to look for is still in the last ones
-        write_shard(shard, [row for row in read_rows(shard) if row.person_id != person])
-    if dataset is not None:
-        traces |= _forget_in_results(person, Paths(dataset), {row.image_id for row in rows})
-    for folder in index or []:
-        traces |= _forget_in_index(person, folder, dataset, {row.data for row in rows})
-    if not traces:
+    gone = partial(_gone, person=person, paths=paths, digests={_sha256(row.data) for row in rows})
+    if not rows and not any(gone(Index.load(folder)).any() for folder in indexes):
         raise InputError(f"nothing is known of the person {person!r}; give a person_id as the tables have it")
+    traces = {trace for row in rows for trace in _traces(row)}
+    # The tables last: until all else is done, a run that was killed can be repeated.
+    if paths:
+        _keep_out(person, paths)
+        traces |= _forget_in_results(person, paths, {row.image_id for row in rows})
+    files: list[str] = []
+    for folder in indexes:
+        vectors, images = _forget_in_index(folder, gone)
+        traces |= vectors
+        files += images
+    for shard in held:
+        write_shard(shard, [row for row in read_rows(shard) if row.person_id != person])
     logger.info("removed %d images of the person %s and their embeddings", len(rows), person)
-    if dataset is not None:
-        _say_what_is_left(person, Paths(dataset), traces)
-    if found := list(holders(traces, [DATA, *(index or [])])):
+    if files:
+        logger.warning("delete these images too, or dgrl index adds them again: %s", ", ".join(files))
+    if paths:
+        _say_what_is_left(person, paths, traces)
+    places = [DATA, *(index or [])]
+    if found := list(holders(traces, places)):
         raise InputError(f"the person is still in {', '.join(map(str, found))}; take it out of there by hand")
-    logger.info("no byte of them is left under %s", " or ".join(map(str, [DATA, *(index or [])])))
+    logger.info("no byte of them is left under %s", " or ".join(map(str, places)))
 
 
 def holders(traces: Iterable[bytes], roots: Iterable[Path]) -> Iterator[Path]:
@@ -104,13 +121,31 @@ def _images_of(person: str, paths: Paths) -> "dict[Path, list[ImageRow]]":
 
 
 def _traces(row: "ImageRow") -> set[bytes]:
-    """What tells an image wherever it lies: its bytes, its pixels' digest, its thumbnails in HTML."""
+    """What tells an image wherever it lies: its bytes, its digests, its thumbnails in HTML."""
     from dgrl.report.render import SIDE, photo
     from dgrl.report.thumbnail import shrink
+    from dgrl.search.blur import blur_faces
     from dgrl.search.sheet import thumbnail
 
     thumbnails = photo(shrink(row.pixels(), SIDE, SIDE)), thumbnail(row.data, row.image_id)
-    return {row.data, row.pixel_sha256.encode(), *(uri.encode() for uri in thumbnails)}
+    links = [*thumbnails, *map(blur_faces, thumbnails)]
+    return {row.data, *(text.encode() for text in (row.pixel_sha256, _sha256(row.data), *links))}
+
+
+def _sha256(data: bytes) -> str:
+    """As indexes and tables of embeddings name an image."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _keep_out(person: str, paths: Paths) -> None:
+    """Add the person to those whom download leaves out."""
+    from pipeline.results import forgotten_persons
+
+    persons = sorted({*forgotten_persons(paths.dataset), person})
+    with atomic_file(paths.forgotten) as building:
+        building.write_text(json.dumps(persons, indent=1) + "\n", encoding="utf-8")
+    if Path("params.yaml").exists():
+        inputs(paths.dataset)  # which has the list's digest
 
 
 def _forget_in_results(person: str, paths: Paths, image_ids: set[str]) -> set[bytes]:
@@ -154,6 +189,7 @@ def _forget_in_json(person: str, file: Path, image_ids: set[str]) -> None:
     content = without(json.loads(file.read_text()))
     for table in content.get("digests", {}) if isinstance(content, dict) else {}:
         keys = read_keys(file.parent / table)
+        keys = keys[keys.person_id != person]
         factors = dict(sorted(Counter(map(int, keys.factor)).items()))
         counts = {"images": len(keys), "persons": keys.person_id.nunique(), "factors": factors}
         content["counts"][table], content["digests"][table] = counts, table_digest(keys)
@@ -161,33 +197,46 @@ def _forget_in_json(person: str, file: Path, image_ids: set[str]) -> None:
         building.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _forget_in_index(person: str, folder: Path, dataset: str | None, images: set[bytes]) -> set[bytes]:
-    """Remove the person's images, by name and by bytes; their embeddings."""
+def _indexes_under_data() -> list[Path]:
+    return sorted(file.parent for file in DATA.rglob("index.json") if (file.parent / "vectors.npy").exists())
+
+
+def _gone(index: "Index", *, person: str, paths: Paths | None, digests: set[str]) -> "Mask":
+    """Which rows of an index show the person: by name, below the dataset's folder, or by their bytes."""
+    root = "" if paths is None else f"{paths.root.resolve()}/"
+    named = (index.rows.person_id == person) & index.rows.image_path.str.startswith(root)
+    return (named | index.rows.image_sha256.isin(digests)).to_numpy(bool)
+
+
+def _forget_in_index(folder: Path, gone: "Callable[[Index], Mask]") -> tuple[set[bytes], list[str]]:
+    """Remove the person's images; their embeddings, and those of the images that are files."""
     from dgrl.search.index import Index, changing
 
-    digests = {hashlib.sha256(data).hexdigest() for data in images}
-    root = f"{Paths(dataset).root.resolve()}/" if dataset is not None else ""
     with changing(folder):
         index = Index.load(folder)
-        named = (index.rows.person_id == person) & index.rows.image_path.str.startswith(root)
-        gone = (named | index.rows.image_sha256.isin(digests)).to_numpy(bool)
-        traces = {vector.tobytes() for vector in index.vectors[gone]}
-        index.remove(gone)
-        index.save(folder)
-    return traces
+        rows = gone(index)
+        traces = {vector.tobytes() for vector in index.vectors[rows]}
+        files = [path for path in index.rows.image_path[rows] if Path(path).is_file()]
+        if rows.any():
+            index.remove(rows)
+            index.save(folder)
+    return traces, files
 
 
 def _say_what_is_left(person: str, paths: Paths, traces: set[bytes]) -> None:
     from dgrl.weights.published import trained_persons
 
     dataset = paths.dataset
-    logger.info("the report is deleted; make it again: dvc commit --force --with-deps train@%s", dataset)
-    logger.info("and then dvc repro --single-item evaluate@%s", dataset)
+    logger.info("%s keeps the person out of further downloads; commit it to git", paths.forgotten)
     if paths.model.exists() and f"{dataset}/{person}" in trained_persons(paths.model):
-        logger.warning("%s has learned from the person; train again to have it forget", paths.model)
+        logger.warning("%s has learned from the person; dvc repro trains again without them", paths.model)
+    logger.info(
+        "the report is deleted; dvc repro makes all of it again. To keep the network, before it: "
+        "dvc commit --force --with-deps train@%s", dataset,
+    )  # fmt: skip
     if found := list(holders(traces, CACHES)):
         logger.warning(
             "earlier versions are still in %s; dvc gc --workspace deletes what this workspace does not use",
             ", ".join(map(str, found)),
         )
-    logger.warning("the source of %s may have the person: take it out there, or download reads it", dataset)
+    logger.warning("the source of %s may still have the person: take it out there too", dataset)

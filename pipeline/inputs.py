@@ -31,6 +31,8 @@ def inputs(dataset: str) -> None:
     memo = _read_memo(memo_file)
     seen: Memo = {}
     files = _files(_section(_section(params, "source"), dataset), dataset)
+    if (forgotten := outside(str(paths.forgotten))).exists():
+        files["forgotten"] = forgotten
     weights = outside(str(_section(params, "model").get("weights")))
     _write(paths.inputs("source"), {key: _digest(path, memo, seen) for key, path in files.items()})
     _write(paths.inputs("weights"), {"weights": _digest(weights, memo, seen)} if weights.is_file() else {})

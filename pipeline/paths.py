@@ -43,6 +43,11 @@ class Paths:
         return Path("data") / self.dataset
 
     @property
+    def forgotten(self) -> Path:
+        """The persons whom ``dgrl forget`` removed; beside params.yaml, for git."""
+        return Path("forgotten") / f"{self.dataset}.json"
+
+    @property
     def images(self) -> Path:
         return self.root / "images"
 

@@ -1,4 +1,4 @@
-"""Reading the JSON files that earlier stages wrote."""
+"""Reading the JSON files that earlier stages and commands wrote."""
 
 import json
 from functools import partial
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dgrl.errors import InputError
-from pipeline.paths import Paths
+from pipeline.paths import Paths, outside
 
 _REMEDY = "delete it and run the stage that writes it"
 
@@ -27,6 +27,27 @@ def official_splits(dataset: str) -> list[list[str]]:
     path = Paths(dataset).official_splits
     splits: list[list[str]] = read_json(path, list) if path.exists() else []
     return splits
+
+
+def forgotten_persons(dataset: str) -> set[str]:
+    """Whom ``dgrl forget`` has removed: they are not read from the source again.
+
+    Raises:
+        InputError: if their list is damaged.
+    """
+    path = outside(str(Paths(dataset).forgotten))
+    if not path.exists():
+        return set()
+    try:
+        persons = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        persons = None
+    if not isinstance(persons, list) or not all(isinstance(person, str) for person in persons):
+        raise InputError(
+            f'{path} is no list of person_ids such as ["0001", "0002"]; mend it: who is missing there comes '
+            "back with the next download"
+        )
+    return set(persons)
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

@@ -52,6 +52,14 @@ def test_what_is_right_is_counted(project: Path) -> None:
     assert check("own", params()) == "own: 40 images of 10 persons, 2 cameras; 5 persons train"
 
 
+def test_who_was_forgotten_is_not_counted(project: Path) -> None:
+    Path("forgotten").mkdir()
+    Path("forgotten/own.json").write_text('["p3"]')
+    found = params(train={"persons_per_batch": 4})
+    assert check("own", found) == "own: 36 images of 9 persons, 2 cameras; 4 persons train"
+    assert check("own", found).startswith(f"own: {download('own', found)['images']} images")
+
+
 @pytest.mark.parametrize("name", ["own", "synthetic"])
 def test_the_keys_are_those_that_download_writes(project: Path, name: str) -> None:
     small = {"kind": "synthetic", "persons": 3, "width": 16, "height": 32}

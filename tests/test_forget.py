@@ -16,10 +16,13 @@ import yaml
 from fake_network import FakeNetwork
 from small_images import smooth_image
 
+from dgrl import tables
 from dgrl.embedders import embedder as door
+from dgrl.errors import InputError
 from dgrl.images import encode_png
 from dgrl.mlr.protocol import table_digest
 from dgrl.report.render import photo
+from dgrl.search.blur import blur_faces
 from dgrl.search.index import KINDS, Index
 from dgrl.tables import read_keys, read_rows
 from pipeline.cli import main
@@ -53,6 +56,12 @@ def dgrl(
         return int(ended.value.code or 0), caplog.text + capsys.readouterr().err
 
     return run
+
+
+def small_synthetic() -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["source"]["synthetic"] |= {"persons": 8, "images_per_camera": 1, "width": 16, "height": 32}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
 
 
 def prepare(dgrl: Command, dataset: str, kind: str) -> None:
@@ -116,6 +125,7 @@ def check(dgrl: Command, dataset: str, person: str) -> None:
     index = Index.load(Path("idx"))
     assert person not in set(index.rows.person_id)
     assert len(index.rows) > 0
+    assert json.loads(Path(f"forgotten/{dataset}.json").read_text()) == [person]
     assert not list((root / "eval").rglob("*.png"))
     assert not (root / "eval/report.html").exists()
     described = json.loads((root / "mlr/split.json").read_text())
@@ -129,15 +139,18 @@ def check(dgrl: Command, dataset: str, person: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_byte_of_a_person_is_left(dgrl: Command, kind: str) -> None:
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["source"]["synthetic"] |= {"persons": 8, "images_per_camera": 1, "width": 16, "height": 32}
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    small_synthetic()
     prepare(dgrl, "synthetic", kind)
     person = next(iter(read_rows(Path("data/synthetic/mlr/query")))).person_id
     check(dgrl, "synthetic", person)
     status, said = dgrl("forget", person, "--dataset", "synthetic")
     assert status == 1
     assert f"nothing is known of the person '{person}'" in said
+    before = traces_of("synthetic", person)
+    for stage in ("download", "split"):  # the source still has the person
+        assert dgrl(stage, "synthetic")[0] == 0
+    assert before == traces_of("synthetic", person) == []
+    assert len(set(read_keys(Path("data/synthetic/images")).person_id)) == 7
 
 
 @pytest.mark.slow
@@ -152,9 +165,7 @@ def test_no_byte_of_a_person_of_viper_is_left(dgrl: Command) -> None:
 
 
 def test_files_that_still_hold_the_person_are_named(dgrl: Command) -> None:
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["source"]["synthetic"] |= {"persons": 8, "images_per_camera": 1, "width": 16, "height": 32}
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    small_synthetic()
     prepare(dgrl, "synthetic", "exact")
     row = next(iter(read_rows(Path("data/synthetic/mlr/query"))))
     cached = Path(".dvc/cache/files/md5/ab/cdef")
@@ -162,12 +173,65 @@ def test_files_that_still_hold_the_person_are_named(dgrl: Command) -> None:
     shutil.copy("data/synthetic/mlr/query/part-00000.parquet", cached)
     Path("data/drop").mkdir()
     Path("data/drop/copy.html").write_text(f"<img src='{photo(row.pixels())}'>")
+    Path("data/drop/shared.html").write_text(blur_faces(f"<img src='{photo(row.pixels())}'>"))
     with zipfile.ZipFile("data/drop/set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("image.png", row.data)
     status, said = dgrl("forget", row.person_id, "--dataset", "synthetic", "--index", "idx")
     assert status == 1
-    assert "the person is still in data/drop/copy.html, data/drop/set.zip; take it out" in said
+    assert (
+        "the person is still in data/drop/copy.html, data/drop/set.zip, data/drop/shared.html; take it out"
+        in said
+    )
     assert "earlier versions are still in .dvc/cache/files/md5/ab/cdef; dvc gc --workspace" in said
+
+
+def test_every_index_under_data_is_cleaned(dgrl: Command) -> None:
+    small_synthetic()
+    prepare(dgrl, "synthetic", "exact")
+    root = Path("data/synthetic/mlr")
+    for name in ("data/people", "data/deep/er"):
+        dgrl("index", str(root / "query"), "--model", "m.onnx", "--out", name)
+    person = next(iter(read_rows(root / "query"))).person_id
+    others = Index.load(Path("data/people")).rows.person_id != person
+    status, said = dgrl("forget", person, "--dataset", "synthetic", "--index", "idx")
+    assert status == 0, said
+    for name in ("data/people", "data/deep/er"):
+        assert len(Index.load(Path(name)).rows) == others.sum() == len(others) - 1
+
+
+def test_a_killed_run_can_be_repeated(dgrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_synthetic()
+    prepare(dgrl, "synthetic", "exact")
+    person = next(iter(read_rows(Path("data/synthetic/mlr/query")))).person_id
+    traces = traces_of("synthetic", person)
+    write, written = tables.write_shard, 0
+
+    def killed(path: Path, rows: list[tables.ImageRow]) -> None:
+        nonlocal written
+        if written == 3:
+            raise InputError("killed")
+        written += 1
+        write(path, rows)
+
+    monkeypatch.setattr(tables, "write_shard", killed)
+    assert dgrl("forget", person, "--dataset", "synthetic", "--index", "idx")[0] == 1
+    monkeypatch.setattr(tables, "write_shard", write)
+    assert [trace for trace in traces if trace in b"".join(everything(Path("data")))]
+    status, said = dgrl("forget", person, "--dataset", "synthetic", "--index", "idx")
+    assert status == 0, said
+    held = b"".join([*everything(Path("data")), *everything(Path("idx"))])
+    assert not [trace for trace in traces if trace in held]
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": 1}', "0001"])
+def test_a_damaged_list_of_the_forgotten_is_no_empty_one(dgrl: Command, content: str) -> None:
+    small_synthetic()
+    Path("forgotten").mkdir()
+    Path("forgotten/synthetic.json").write_text(content)
+    status, said = dgrl("download", "synthetic")
+    assert status == 1
+    assert "forgotten/synthetic.json is no list of person_ids" in said
+    assert not Path("data/synthetic/images").exists()
 
 
 def test_an_index_alone(dgrl: Command) -> None:
@@ -176,7 +240,11 @@ def test_an_index_alone(dgrl: Command) -> None:
         Path(f"gallery/p{person}.png").write_bytes(encode_png(smooth_image(person)))
     pattern = r"p(?P<person_id>\d)\.png"
     dgrl("index", "gallery", "--model", "m.onnx", "--out", "idx", "--pattern", pattern)
-    assert dgrl("forget", "2", "--index", "idx")[0] == 0
+    status, said = dgrl("forget", "2", "--index", "idx")
+    assert status == 0
+    assert (
+        f"delete these images too, or dgrl index adds them again: {Path('gallery/p2.png').resolve()}" in said
+    )
     assert set(Index.load(Path("idx")).rows.person_id) == {"0", "1", "3"}
 
 

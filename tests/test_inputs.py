@@ -53,6 +53,16 @@ def test_names_that_are_no_files_have_no_digest(project: Path) -> None:
     assert digests(source, "imagenet") == {"source": {}, "weights": {}}
 
 
+def test_a_person_who_was_forgotten_changes_the_digests(project: Path) -> None:
+    source = {"kind": "folder", "root": "../images"}
+    before = digests(source)["source"]
+    Path("forgotten").mkdir()
+    Path("forgotten/other.json").write_text('["a"]')
+    assert digests(source)["source"] == before
+    Path("forgotten/own.json").write_text('["a"]')
+    assert digests(source)["source"] == before | {"forgotten": sha256(Path("forgotten/own.json"))}
+
+
 def remove(images: Path) -> None:
     (images / "a/2.png").unlink()
 
