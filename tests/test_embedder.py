@@ -17,7 +17,7 @@ from small_images import RCAN, smooth_image, write_persons
 from dgrl import Embedder
 from dgrl.errors import InputError
 from dgrl.images import encode_png
-from dgrl.superres.pretrain import pretrain
+from dgrl.superres.pretrain import pretrain, publish_nothing
 from dgrl.superres.upscale import load_rcan
 
 IMAGE = smooth_image("embedder", width=48, height=96)
@@ -131,6 +131,24 @@ def test_the_rcan_of_a_factor_restores(network: FakeNetwork, tmp_path: Path) -> 
     expected = larger[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().numpy()
     np.testing.assert_allclose(embedder.restore(LOW), expected, atol=1)
     assert "restored by RCAN" in embedder.describe(["lr"])
+
+
+def test_a_run_restores_by_its_own_rcan(
+    network: FakeNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgrl.embedders.embedder.load_embedder", lambda *_, **__: network)
+    table, model = write_persons(tmp_path / "table"), tmp_path / "run/dgrl/model.safetensors"
+    assert "bicubic" in Embedder.load(model).describe(["lr"])
+    publish_nothing(tmp_path / "run/rcan/x2", "images are restored by bicubic interpolation")
+    assert "bicubic" in Embedder.load(model).describe(["lr"])
+    pretrain(table, tmp_path / "run/rcan/x2", 2, RCAN, tmp_path / "work")
+    own = Embedder.load(model)
+    assert "RCAN" in own.describe(["lr"])
+    given = Embedder.load(model, rcan=tmp_path / "run/rcan")
+    np.testing.assert_array_equal(own.restore(LOW), given.restore(LOW))
+    (tmp_path / "run/rcan/x2/rcan.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"rcan\.safetensors"):
+        Embedder.load(model)
 
 
 def test_a_folder_without_rcan_is_refused(network: FakeNetwork, tmp_path: Path) -> None:

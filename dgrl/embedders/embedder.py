@@ -16,7 +16,7 @@ from dgrl.embedders.protocol import Embedder as Network
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
 from dgrl.images import Image, check_images, decode
-from dgrl.superres.upscale import FACTORS, bicubic, enlarge, load_rcans
+from dgrl.superres.upscale import FACTORS, bicubic, enlarge, has_rcan, load_rcans
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 CHUNK = 256  # images in memory at once
@@ -60,8 +60,12 @@ class Embedder:
     ) -> Embedder:
         """Load a network: a run's ``model.safetensors``, ``.onnx``, or OpenVINO's ``.xml``.
 
-        See the class, and ``catalog.load_embedder`` for ``preprocessing`` and ``flip``.
+        See the class, and ``catalog.load_embedder`` for ``preprocessing`` and ``flip``. By default ``rcan``
+        is the folder of that name beside the network's folder, where it has trained networks.
         """
+        own = Path(path).absolute().parent.parent / "rcan"
+        if rcan is None and has_rcan(own):
+            rcan = own
         return cls(load_embedder(Path(path), preprocessing, flip=flip), lr_below, rcan)
 
     def embed(self, images: Any, resolution: Resolution | None = None) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_folder
@@ -114,11 +115,28 @@ def load_rcans(folder: Path) -> dict[int, nn.Module]:
     Raises:
         InputError: if there is none, or a damaged one.
     """
-    files = {factor: folder / f"x{factor}/rcan.safetensors" for factor in (*FACTORS, 8)}
-    found = {factor: load_rcan(file, factor) for factor, file in files.items() if file.exists()}
+    found = {factor: load_rcan(file, factor) for factor, file in _rcan_files(folder).items()}
     if not found:
         raise InputError(f"{folder} has no x2/rcan.safetensors, x3 or x4; give the rcan folder of a dataset")
     return found
+
+
+def has_rcan(folder: Path) -> bool:
+    """Whether ``load_rcans`` finds one; where another method restores, the files only say so."""
+    return any(map(_is_trained, _rcan_files(folder).values()))
+
+
+def _rcan_files(folder: Path) -> dict[int, Path]:
+    files = {factor: folder / f"x{factor}/rcan.safetensors" for factor in (*FACTORS, 8)}
+    return {factor: file for factor, file in files.items() if file.exists()}
+
+
+def _is_trained(file: Path) -> bool:
+    try:
+        with safe_open(file, "np") as opened:
+            return "architecture" in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return True  # damaged: who loads it says so
 
 
 def _networks(keys: pd.DataFrame, weights: Mapping[int, Path]) -> dict[int, nn.Module]:
