@@ -35,6 +35,7 @@ from pipeline.results import read_json
 
 MATCHES = 10  # of a query
 _RATE = "0.01"  # of false matches
+CALIBRATED = "calibration.ece"  # the metric that there is where pairs were enough
 HEADLINE = ["rank1", "rank5", "rank10", "mAP", "mINP"]
 
 
@@ -78,7 +79,7 @@ def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, par
         title=f"DGRL on {DATASET_TITLES.get(paths.dataset, paths.dataset)}",
         summary=_summary(found, len(split["left_out_queries"])),
         headline=_headline(found.metrics, paths.dataset),
-        notes=_notes(paths.dataset, options),
+        notes=_notes(paths.dataset, options, calibrated=CALIBRATED in found.metrics),
         tables=tables,
         plots=_plots(found, paths),
         examples={
@@ -132,11 +133,17 @@ def _paper(dataset: str) -> Metrics | None:
     return rows["DGRL (paper)"].get(dataset)
 
 
-def _notes(dataset: str, options: Mapping[str, Any]) -> list[str]:
+def _notes(dataset: str, options: Mapping[str, Any], *, calibrated: bool) -> list[str]:
     notes = [
         "Percent. Rank-k is single-shot, expected over all galleries of one image per person, unless the row "
         "says multi-shot. mAP and mINP rank the whole gallery."
     ]
+    if calibrated:
+        notes.append(
+            "Same person or not: ECE is the mean error of the calibrated probability on persons that it was "
+            "not fitted on; TPR the share of true pairs above the threshold that a share FMR of the false "
+            "exceeds, with its 95 % interval over persons. x2 and so on: the queries of that factor."
+        )
     if _paper(dataset) and options["mlr.evaluate_on"] != "test":
         notes.append("These are held-out training persons; the paper's metrics are of its test persons.")
     return notes
@@ -148,7 +155,24 @@ def _tables(found: Evaluation) -> dict[str, pd.DataFrame]:
     cameras = queries.camera_id.to_numpy(object), gallery.camera_id.to_numpy(object)
     pairs, count = by_camera_pair(found.query, found.gallery, *cameras)
     shown = f", the {len(pairs)} with the most queries of {count}" if count > len(pairs) else ""
-    return {"By down-sampling factor": factors, f"By camera pair{shown}": pairs}
+    tables = {"By down-sampling factor": factors, f"By camera pair{shown}": pairs}
+    if CALIBRATED in found.metrics:
+        tables["Same person or not"] = _calibration_table(found.metrics)
+    return tables
+
+
+def _calibration_table(metrics: Mapping[str, float]) -> pd.DataFrame:
+    """Calibration error, and true pairs accepted at two rates of false ones with their 95 % intervals."""
+    groups = [name.removesuffix(".ece") for name in metrics if name.endswith(".ece")]
+    rows = {}
+    for group in groups:
+        columns = {"ECE": metrics[f"{group}.ece"]}
+        for power in ("1e-2", "1e-3"):
+            name = f"{group}.tpr_at_{power}"
+            found = [metrics.get(name + end, np.nan) for end in ("", "_low", "_high")]
+            columns |= zip([f"TPR at FMR {power}", f"from ({power})", f"to ({power})"], found, strict=True)
+        rows["all" if group == "calibration" else f"x{group.removeprefix('factor')}"] = columns
+    return pd.DataFrame.from_dict(rows, "index")
 
 
 def _plots(found: Evaluation, paths: Paths) -> list[Plot]:

@@ -1,6 +1,7 @@
 """Calibration beside brute force in float64, and on similarities whose probabilities are known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -172,14 +173,32 @@ def test_the_whole_calibration_of_a_crowd() -> None:
         assert sum(negatives) / len(negatives) == pytest.approx(float(rate), rel=0.02)
         hits = {row: similarity > limit for similarity, same, row in pairs if same}
         assert metrics[f"calibration.{name}"] == pytest.approx(100 * sum(hits.values()) / 300)
-        assert metrics[f"factor2.{name}"] == pytest.approx(
-            100 * sum(hits[row] for row in range(0, 300, 2)) / 150
-        )
+        for factor in (2, 3):
+            rows = range(factor - 2, 300, 2)
+            found = metrics[f"factor{factor}.{name}"]
+            assert found == pytest.approx(100 * sum(hits[row] for row in rows) / 150)
+            assert metrics[f"factor{factor}.{name}_low"] < found < metrics[f"factor{factor}.{name}_high"]
+            wrong = [value > limit for value, same, row in pairs if not same and row in rows]
+            assert metrics[f"factor{factor}.{name.replace('tpr', 'fmr')}"] == pytest.approx(
+                100 * sum(wrong) / len(wrong)
+            )
         assert metrics[f"calibration.{name}_low"] < metrics[f"calibration.{name}"]
         assert metrics[f"calibration.{name}_high"] > metrics[f"calibration.{name}"]
     assert set(calibration.thresholds) == {"0.1", "0.01", "0.001", "0.0001"}  # 180,000 pairs: 1.8 at 1e-5
     again = Calibration.parse(calibration.model_dump(mode="json"), "")
     assert again == calibration
+
+
+def test_a_factor_with_another_law_has_another_error() -> None:
+    query, gallery = crowd(300, 0.6)
+    other, _ = crowd(300, 1.5)  # of the same persons
+    blurred = np.arange(300) % 2 == 0
+    features = np.where(blurred[:, None], other.features, query.features)
+    _, metrics = calibrate(replace(query, features=features), gallery, np.where(blurred, 4, 2), "d")
+    assert metrics["factor4.ece"] > metrics["calibration.ece"]
+    assert metrics["factor4.tpr_at_1e-2_high"] < metrics["factor2.tpr_at_1e-2_low"]
+    _, alike = calibrate(query, gallery, np.where(blurred, 4, 2), "d")
+    assert alike["factor4.ece"] < metrics["factor4.ece"]
 
 
 def test_probabilities_hold_for_other_persons() -> None:

@@ -79,6 +79,16 @@ def test_the_threshold_of_the_calibration_stands_in_the_histogram(folder: Path, 
     assert f"above the threshold {calibration['thresholds']['0.01']:.2f}" in page
 
 
+def test_the_calibration_stands_in_a_table_with_its_intervals(folder: Path, page: str) -> None:
+    metrics = json.loads((folder / f"data/{DATASET}/eval/metrics.json").read_text())[DATASET]
+    table = page.split("<h2>Same person or not</h2>")[1].split("</table>")[0]
+    for row, group in (("all", "calibration"), ("x3", "factor3")):
+        found = metrics[group]
+        names = ["ece", *(f"tpr_at_1e-2{end}" for end in ("", "_low", "_high"))]
+        cells = "".join(f"<td>{found[name]:.1f}</td>" for name in names)
+        assert f'<th scope="row">{row}</th>{cells}' in table
+
+
 def test_there_is_a_row_for_each_factor_and_camera_pair(page: str) -> None:
     assert [f'<th scope="row">x{factor}</th>' in page for factor in (2, 3, 4, 5)] == [True, True, True, False]
     assert [f'<th scope="row">c1 to c{camera}</th>' in page for camera in (1, 2, 3, 4)] == [

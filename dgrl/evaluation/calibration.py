@@ -51,6 +51,10 @@ class Pairs(NamedTuple):
         share = self.same.mean()
         return np.asarray(np.where(self.same, 0.5 / share, 0.5 / (1 - share)) / len(self.same))
 
+    def select(self, rows: Mask) -> Self:
+        """Those of ``rows`` [P]."""
+        return type(self)(self.similarity[rows], self.same[rows], self.query[rows])
+
 
 class Calibration(Section):
     """What ``calibrate`` found, as ``calibration.json`` keeps it.
@@ -120,37 +124,45 @@ def calibrate(
         The calibration, by the method with the lower error; None where the persons are too few. And its
         metrics in percent: ``calibration.ece`` (expected calibration error); ``calibration.tpr_at_1e-2``
         (true matches that are accepted at that rate of false ones) with its 95 % interval over persons,
-        ``_low`` and ``_high``; ``factor<r>.tpr_at_1e-2`` at the same threshold.
+        ``_low`` and ``_high``; and, of the queries of a factor by the same calibration and threshold,
+        ``factor<r>.ece``, ``factor<r>.tpr_at_1e-2`` with its interval, and ``factor<r>.fmr_at_1e-2``, their
+        own rate of false matches.
     """
-    folds = [make_pairs(*fold) for fold in _two_folds(query, gallery, seed) if len(fold[0].features)]
+    halves = _two_folds(query, gallery, factors, seed)
+    folds = [make_pairs(*half[:2]) for half in halves if len(half[0].features)]
     if len(folds) < 2 or not all(fold.same.any() and not fold.same.all() for fold in folds):
         logger.info("too few persons to calibrate: each half needs pairs of one person and of two")
         return None, {}
-    errors = {name: _held_out_error(fit, folds) for name, fit in METHODS.items()}
+    held_out = {name: _held_out(fit, folds) for name, fit in METHODS.items()}
+    errors = {name: _error(folds, probability) for name, probability in held_out.items()}
     method = min(errors, key=lambda name: errors[name])
     pairs = make_pairs(query, gallery)
     knots, log_odds = METHODS[method](pairs)
     negatives = pairs.similarity[~pairs.same]
     found = {f"{rate:g}": threshold(negatives, rate) for rate in _supported(RATES, len(negatives))}
-    positives = int(pairs.same.sum())
-    counts = (positives, len(negatives))
     metrics = {"calibration.ece": 100 * errors[method]}
     for rate in _supported(REPORTED, len(negatives)):
-        name = f"tpr_at_1e-{round(-np.log10(rate))}"
-        hits = pairs.similarity[pairs.same] > found[f"{rate:g}"]
-        rows = pairs.query[pairs.same]
-        low, high = interval(hits, query.person_ids[rows], seed)
-        metrics |= {f"calibration.{name}": 100 * float(hits.mean())}
-        metrics |= {f"calibration.{name}_low": 100 * low, f"calibration.{name}_high": 100 * high}
-        for factor in sorted(set(factors[rows].tolist())):
-            metrics[f"factor{factor}.{name}"] = 100 * float(hits[factors[rows] == factor].mean())
+        limit = found[f"{rate:g}"]
+        metrics |= _accepted("calibration", rate, limit, pairs, query.person_ids, seed)
+        for factor in np.unique(factors[pairs.query[pairs.same]]).tolist():
+            part, name = pairs.select(factors[pairs.query] == factor), f"factor{factor}"
+            metrics |= _accepted(name, rate, limit, part, query.person_ids, seed)
+            if not part.same.all():
+                false = part.similarity[~part.same] > limit
+                metrics[f"{name}.fmr_at_{_power(rate)}"] = 100 * float(false.mean())
+    for factor in np.unique(factors).tolist():
+        chosen = [half[2][fold.query] == factor for half, fold in zip(halves, folds, strict=True)]
+        if all(fold.same[rows].any() for fold, rows in zip(folds, chosen, strict=True)):
+            parts = [fold.select(rows) for fold, rows in zip(folds, chosen, strict=True)]
+            probability = [each[rows] for each, rows in zip(held_out[method], chosen, strict=True)]
+            metrics[f"factor{factor}.ece"] = 100 * _error(parts, probability)
     calibration = Calibration(
         model=model,
         method=method,
         similarity=tuple(knots.tolist()),
         log_odds=tuple(log_odds.tolist()),
         thresholds=found,
-        pairs=counts,
+        pairs=(int(pairs.same.sum()), len(negatives)),
     )
     return calibration, metrics
 
@@ -223,29 +235,59 @@ def isotonic(pairs: Pairs) -> tuple[Floats, Floats]:
     return knots[sides], logit(fitted.x[sides].clip(surest, 1 - surest))
 
 
-METHODS: Mapping[Literal["logistic", "isotonic"], Callable[[Pairs], tuple[Floats, Floats]]] = {
+Fit = Callable[[Pairs], tuple[Floats, Floats]]  # to knots and the log-odds there
+METHODS: Mapping[Literal["logistic", "isotonic"], Fit] = {
     "logistic": logistic,
     "isotonic": isotonic,
 }
 
 
-def _held_out_error(fit: Callable[[Pairs], tuple[Floats, Floats]], folds: list[Pairs]) -> float:
-    errors = []
-    for fitted, other in (folds, folds[::-1]):
-        probability = expit(np.interp(other.similarity, *fit(fitted)))
-        errors.append(expected_calibration_error(probability, other.same, other.weights()))
-    return float(np.mean(errors))
+def _held_out(fit: Fit, folds: list[Pairs]) -> list[Floats]:
+    """The probability of each fold's pairs, by what was fitted on the other fold."""
+    fits = [fit(fold) for fold in reversed(folds)]
+    return [expit(np.interp(fold.similarity, *fitted)) for fold, fitted in zip(folds, fits, strict=True)]
 
 
-def _two_folds(query: Embeddings, gallery: Embeddings, seed: int) -> list[tuple[Embeddings, Embeddings]]:
-    """Halves of the queries' persons, each with its gallery images and half of those of nobody else."""
+def _error(folds: list[Pairs], probability: list[Floats]) -> float:
+    """The mean of the folds' expected calibration errors."""
+    found = [
+        expected_calibration_error(each, fold.same, fold.weights())
+        for fold, each in zip(folds, probability, strict=True)
+    ]
+    return float(np.mean(found))
+
+
+def _accepted(
+    name: str, rate: float, limit: float, pairs: Pairs, persons: npt.NDArray[np.integer], seed: int
+) -> dict[str, float]:
+    """The share of the pairs of one person above a threshold, in percent, with its interval."""
+    hits = pairs.similarity[pairs.same] > limit
+    ends = interval(hits, persons[pairs.query[pairs.same]], seed)
+    values = {"": float(hits.mean()), "_low": ends[0], "_high": ends[1]}
+    return {f"{name}.tpr_at_{_power(rate)}{end}": 100 * value for end, value in values.items()}
+
+
+def _power(rate: float) -> str:
+    return f"1e-{round(-np.log10(rate))}"
+
+
+def _two_folds(
+    query: Embeddings, gallery: Embeddings, factors: npt.NDArray[np.integer], seed: int
+) -> list[tuple[Embeddings, Embeddings, npt.NDArray[np.integer]]]:
+    """Halves of the queries' persons, each with its gallery images and half of those of nobody else.
+
+    With the factors of its queries.
+    """
     persons = np.unique(query.person_ids)
     half = named_generator("folds", seed).permutation(persons)[: len(persons) // 2]
     other = ~np.isin(gallery.person_ids, persons) | (gallery.person_ids == DISTRACTOR)
     second = np.arange(len(gallery.person_ids)) % 2 == 1
     in_half = np.where(other, second, np.isin(gallery.person_ids, half))
     of_query = np.isin(query.person_ids, half)
-    return [(query.select(of_query == side), gallery.select(in_half == side)) for side in (True, False)]
+    return [
+        (query.select(of_query == side), gallery.select(in_half == side), factors[of_query == side])
+        for side in (True, False)
+    ]
 
 
 def _supported(rates: tuple[float, ...], negatives: int) -> list[float]:

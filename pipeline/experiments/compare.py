@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from dgrl.embedders.catalog import load_embedder, parse_model
 from dgrl.embedders.protocol import Embedder, Resolution
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import Whitening, adapted, fit
+from dgrl.evaluation.calibration import calibrate
 from dgrl.evaluation.evaluate import evaluate_embeddings, with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings
@@ -282,7 +284,8 @@ def _measure(
             shrinkage.append(whitening.shrinkage)
             query, gallery = adapted(whitening, query, gallery)
         factors = np.array([variant.factor for variant in trial.tables["query"]["variant"]])
-        metrics.append(evaluate_embeddings(query, gallery, factors, EvaluateParams())[1])
+        measured = evaluate_embeddings(query, gallery, factors, EvaluateParams())[1]
+        metrics.append(measured | calibrate(query, gallery, factors, network.digest)[1])
     table = pd.DataFrame(metrics)
     return Result(
         network.name,
@@ -308,15 +311,19 @@ def write(folder: Path, results: Sequence[Result]) -> str:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A table per dataset: single-shot Rank-k, multi-shot ones where they differ, mAP, mINP, factors."""
+    """A table per dataset: single-shot Rank-k, multi-shot ones where they differ, mAP, mINP, calibration."""
     parts = []
     for dataset in dict.fromkeys(result.dataset for result in results):
         chosen = [result for result in results if result.dataset == dataset]
         names = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
         if any(result.mean["multi_shot.rank1"] - result.mean["rank1"] > 1e-6 for result in chosen):
             names |= {f"multi_shot.rank{k}": f"multi-shot Rank-{k}" for k in (1, 5, 10)}
-        factors = sorted({name for result in chosen for name in result.mean if name.startswith("factor")})
+        measured = {name for result in chosen for name in result.mean}
+        factors = sorted(name for name in measured if re.fullmatch(r"factor\d+\.rank1", name))
         names |= {name: f"Rank-1 at r = {name[6:].split('.')[0]}" for name in factors}
+        calibrated = {"ece": "ECE", "tpr_at_1e-2": "TPR at FMR 1e-2", "tpr_at_1e-3": "TPR at FMR 1e-3"}
+        names |= {f"calibration.{name}": title for name, title in calibrated.items()}
+        names = {name: title for name, title in names.items() if name in measured}
         rows = [
             {
                 "network": result.network,
