@@ -15,6 +15,7 @@ import typer
 from dgrl.errors import InputError, MissingError, explain
 from dgrl.parallel.processes import die_with_parent
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend
+from pipeline import app as page
 from pipeline import commands
 from pipeline import export as exporting
 from pipeline import forget as forgetting
@@ -198,6 +199,7 @@ app.command()(searching.embed)
 app.command()(searching.index)
 app.command()(searching.search)
 app.command()(sharing.report)
+app.command()(page.app)
 app.command()(forgetting.forget)
 app.command()(exporting.export)
 

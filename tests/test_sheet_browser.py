@@ -7,7 +7,8 @@ from browser import CHROMIUM, Browser
 from small_images import smooth_image
 
 from dgrl.images import encode_png
-from dgrl.search.sheet import Answer, Match, render_sheet
+from dgrl.search.answers import Answer, Match
+from dgrl.search.sheet import render_sheet
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt install chromium)")
 

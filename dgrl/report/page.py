@@ -2,13 +2,13 @@
 
 import base64
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
-def environment(package: str) -> Environment:
-    """The templates of a package; values are escaped, and one that is missing is an error."""
+def environment(*packages: str) -> Environment:
+    """The templates of packages; values are escaped, and one that is missing is an error."""
     return Environment(
-        loader=PackageLoader(package, ""),
+        loader=ChoiceLoader([PackageLoader(package, "") for package in packages]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,34 +1,13 @@
 """A contact sheet of what was found, as one HTML file: nothing to install, nothing to fetch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dgrl.images import decode, encode_png
 from dgrl.report.page import data_uri, environment
 from dgrl.report.thumbnail import shrink
+from dgrl.search.answers import Answer
 
 THUMBNAIL_SIDE = 160  # pixels, the longer side of an embedded image
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """An image that was found; ``data`` is None where its file is gone."""
-
-    name: str
-    caption: str  # person and camera
-    similarity: float
-    answer: str  # same person and the probability, or unknown; empty without a calibration
-    data: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A query, and what the index has for it, nearest first."""
-
-    name: str
-    note: str
-    data: bytes
-    matches: Sequence[Match]
 
 
 def render_sheet(title: str, note: str, answers: Sequence[Answer]) -> str:
@@ -37,9 +16,12 @@ def render_sheet(title: str, note: str, answers: Sequence[Answer]) -> str:
     Raises:
         InputError: if an image is not readable.
     """
-    templates = environment("dgrl.search")
+    templates = environment("dgrl.search", "dgrl.report")
     templates.filters["thumbnail"] = thumbnail
-    return templates.get_template("sheet.html.j2").render(title=title, note=note, answers=answers)
+    sheet = templates.get_template("sheet.html.j2")
+    return sheet.render(
+        title=title, note=note, answers=answers, side=THUMBNAIL_SIDE, panel_side=THUMBNAIL_SIDE
+    )
 
 
 def thumbnail(data: bytes, name: str) -> str:
