@@ -1,6 +1,8 @@
 """The page of a small index on a port of this machine, and requests to it."""
 
+import base64
 import http.client
+import io
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+import PIL.Image
 from small_images import smooth_image
 
 from dgrl.embedders.embedder import Embedder
@@ -25,7 +27,7 @@ def person(number: int, factor: int = 1) -> Image:
     """A person in the other camera, shrunk."""
     noise = smooth_image("noise", number).astype(float) - 127
     image = (smooth_image("person", number).astype(float) + 0.1 * noise).clip(0, 255).astype(np.uint8)
-    return cv2.resize(image, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (48 // factor, 96 // factor), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def make_index(folder: Path, model: str, persons: int = 12) -> Path:
@@ -77,9 +79,6 @@ def request(
         connection.close()
 
 
-def decoded(link: str) -> npt.NDArray[np.uint8]:
-    """The image [H, W, 3], RGB, of a data: link."""
-    import base64
-
-    data = np.frombuffer(base64.b64decode(link.partition(",")[2]), np.uint8)
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.uint8)
+def decoded(link: str) -> Image:
+    """The image of a data: link."""
+    return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))).convert("RGB"))
