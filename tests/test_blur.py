@@ -4,7 +4,6 @@ import base64
 import re
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,8 +16,9 @@ from dgrl.images import Image, decode, encode_jpeg, encode_png
 from dgrl.random import named_generator
 from dgrl.report.page import data_uri
 from dgrl.report.render import render
+from dgrl.search.answers import Answer, Match
 from dgrl.search.blur import blur_faces, blur_upper_half
-from dgrl.search.sheet import Answer, Match, render_sheet
+from dgrl.search.sheet import render_sheet
 
 
 def noise(*name: Any, height: int = 128, width: int = 48) -> Image:
@@ -28,7 +28,7 @@ def noise(*name: Any, height: int = 128, width: int = 48) -> Image:
 
 def images_of(page: str) -> list[Image]:
     found = re.findall(r"data:image/(?:png|jpeg);base64,([^\"']+)", page)
-    return [cv2.imdecode(np.frombuffer(base64.b64decode(each), np.uint8), cv2.IMREAD_COLOR) for each in found]
+    return [decode(base64.b64decode(each), "an image of the page") for each in found]
 
 
 def detail(image: Image) -> float:
