@@ -113,11 +113,12 @@ def test_the_code_dependencies_are_the_import_closure(stage: str) -> None:
 
 
 def params_read(stage: str) -> set[str]:
-    """What a stage's module takes from ``params`` (``Params``): a section, or a key of one."""
+    """What a stage and what it imports of pipeline take from ``params`` (``Params``): sections, or keys."""
     found = set()
-    tree = ast.parse((ROOT / f"pipeline/{stage}.py").read_text())
-    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    for node in ast.walk(tree):
+    files = [name for name in closure(ROOT / f"pipeline/{stage}.py") if name.startswith("pipeline/")]
+    nodes = [node for name in files for node in ast.walk(ast.parse((ROOT / name).read_text()))]
+    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
         if isinstance(node, ast.Attribute) and id(node) not in inner:
             section, _, key = ast.unparse(node).removeprefix("params.").partition(".")
             if ast.unparse(node).startswith("params.") and section in Params.model_fields:
