@@ -29,7 +29,7 @@ from dgrl.datasets import cuhk03
 from dgrl.datasets.archive import Archive
 from dgrl.errors import InputError
 from dgrl.mlr.protocol import TABLES
-from dgrl.tables import read_keys
+from dgrl.tables import ImageRow, read_keys
 from pipeline.download import download
 from pipeline.split import split
 
@@ -39,9 +39,11 @@ def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     expect_small(monkeypatch)
 
 
-def error_of(
-    archive: Path, read: Callable[[Path], object] = lambda archive: list(cuhk03.images(archive))
-) -> str:
+def images(archive: Path, **params: Any) -> list[ImageRow]:
+    return list(cuhk03.images(cuhk03.Cuhk03Params(**params), archive))
+
+
+def error_of(archive: Path, read: Callable[[Path], object] = images) -> str:
     return message_of(read, archive)
 
 
@@ -68,7 +70,7 @@ def as_zip(folder: Path) -> Path:
 def test_every_image_comes_back_to_the_pixel(
     tmp_path: Path, form: Callable[[Path], Path], boxes: cuhk03.Boxes, contents: Contents
 ) -> None:
-    rows = list(cuhk03.images(form(tmp_path), boxes))
+    rows = images(form(tmp_path), boxes=boxes)
     expected = {image_id(*cell): pixels for cell, pixels in contents.items()}
     assert [row.image_id for row in rows] == sorted(expected)
     for row in rows:
@@ -79,7 +81,7 @@ def test_every_image_comes_back_to_the_pixel(
 
 
 def test_persons_and_cameras(tmp_path: Path) -> None:
-    rows = {row.image_id: row for row in cuhk03.images(write_mat(tmp_path / "cuhk-03.mat"))}
+    rows = {row.image_id: row for row in images(write_mat(tmp_path / "cuhk-03.mat"))}
     assert {(row.person_id, row.camera_id) for row in rows.values()} == {
         (f"{pair}_{row:03d}", f"{pair}_{letter}")
         for pair, persons in enumerate(PERSONS, 1)
@@ -92,8 +94,8 @@ def test_persons_and_cameras(tmp_path: Path) -> None:
 
 def test_merged_cameras(tmp_path: Path) -> None:
     mat = write_mat(tmp_path / "cuhk-03.mat")
-    merged = list(cuhk03.images(mat, merge_cameras=True))
-    assert merged == [replace(row, camera_id=row.camera_id[-1]) for row in cuhk03.images(mat)]
+    merged = images(mat, merge_cameras=True)
+    assert merged == [replace(row, camera_id=row.camera_id[-1]) for row in images(mat)]
 
 
 @pytest.mark.parametrize("trial", range(3))
@@ -153,7 +155,7 @@ def test_the_mat_file_is_unpacked_once_and_held_once(tmp_path: Path, monkeypatch
 
 def test_labelled_boxes_are_the_default(tmp_path: Path) -> None:
     path = write_mat(tmp_path / "cuhk-03.mat")
-    assert list(cuhk03.images(path)) == list(cuhk03.images(path, "labelled"))
+    assert images(path) == images(path, boxes="labelled")
     assert cuhk03.Cuhk03Params().boxes == "labelled"
     with pytest.raises(InputError, match=r"cuhk03\.boxes = 'labeled'"):
         cuhk03.Cuhk03Params.parse({"boxes": "labeled"}, "cuhk03")
@@ -221,7 +223,7 @@ def test_a_missing_variable(tmp_path: Path, variable: str) -> None:
     path = write_mat(tmp_path / "cuhk-03.mat")
     with h5py.File(path, "r+") as file:
         del file[variable]
-    read = cuhk03.official_splits if variable == "testsets" else lambda path: list(cuhk03.images(path))
+    read = cuhk03.official_splits if variable == "testsets" else images
     assert f"{variable} is missing" in error_of(path, read)
 
 

@@ -84,7 +84,9 @@ def test_mat(tmp_path: Path, data: bytes) -> None:
     """.mat files of CUHK03 with damaged bytes."""
     path = tmp_path / "cuhk-03.mat"
     path.write_bytes(data)
-    attempt(lambda: (cuhk03.official_splits(path), list(cuhk03.images(path))), str(path))
+    attempt(
+        lambda: (cuhk03.official_splits(path), list(cuhk03.images(cuhk03.Cuhk03Params(), path))), str(path)
+    )
 
 
 BODY = bytes(range(256)) * 8

@@ -48,7 +48,7 @@ KINDS: dict[str, Kind] = {
         "c1",
         market1501.REMOTE,
     ),
-    "cuhk03": Kind(cuhk03.Cuhk03Params, cuhk03.read, "*a", cuhk03.REMOTE, cuhk03.splits, cuhk03.open_mat),
+    "cuhk03": Kind(cuhk03.Cuhk03Params, cuhk03.images, "*a", cuhk03.REMOTE, cuhk03.splits, cuhk03.open_mat),
     "folder": Kind(folder.FolderParams, lambda params, _: folder.images(params), "lr:*"),
     "pool": Kind(
         pool.PoolParams,

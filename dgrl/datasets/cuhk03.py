@@ -15,7 +15,7 @@ Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, whose
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -126,48 +126,34 @@ class Mat:
         return InputError(f"{self.archive}: {name} {problem}; give the official {FILE} of CUHK03")
 
 
-def images(
-    archive: Path | Mat, boxes: Boxes = "labelled", *, merge_cameras: bool = False
-) -> Iterator[ImageRow]:
+def images(params: Cuhk03Params, archive: Path | Mat) -> Iterator[ImageRow]:
     """One row per image, sorted by image_id, as PNG: the file has bare pixels.
 
     ``1_001_a_03`` is column 3 of person ``1_001`` (pair, row) by camera ``1_a``, ``1_001_b_06`` column 6 by
-    camera ``1_b``. Every subset is ``all``; see ``official_splits`` and ``new_protocol_split``.
+    camera ``1_b``. Every subset is ``all``, or, with the new protocol, ``train`` or ``test``: MLR has queries
+    and galleries of its own.
 
     Args:
+        params: the section.
         archive: cuhk-03.mat, a folder that holds it, or the official zip file; or what ``open_mat`` opened.
-        boxes: drawn by hand or detected.
-        merge_cameras: call the cameras ``a`` and ``b``, whatever the pair.
 
     Raises:
-        InputError: if the archive is not CUHK03, whole and undamaged.
+        InputError: if the archive is not CUHK03, whole and undamaged; and as ``new_protocol_split``.
     """
+    config = params.new_protocol
+    subsets = None if config is None else new_protocol_split(Path(config), params.boxes)
     with open_mat(archive) as mat:
-        for cell, reference in _images(mat, boxes).items():
+        for cell, reference in _images(mat, params.boxes).items():
+            subset = "all" if subsets is None else subsets[cell.image_id]
             yield ImageRow.from_pixels(
-                _pixels(mat, reference, _matlab_name(boxes, cell)),
+                _pixels(mat, reference, _matlab_name(params.boxes, cell)),
                 f"{cell.image_id}.png",
                 image_id=cell.image_id,
                 person_id=cell.person,
-                camera_id=cell.camera[-1] if merge_cameras else cell.camera,
-                subset="all",
+                camera_id=cell.camera[-1] if params.merge_cameras else cell.camera,
+                subset=subset if subset in ("all", "train") else "test",
                 factor=1,
             )
-
-
-def read(params: Cuhk03Params, archive: Path | Mat) -> Iterator[ImageRow]:
-    """``images`` as the params ask for; with the new protocol, of its training and test persons.
-
-    Raises:
-        InputError: as ``images`` and ``new_protocol_split``.
-    """
-    found = images(archive, params.boxes, merge_cameras=params.merge_cameras)
-    if params.new_protocol is None:
-        yield from found
-        return
-    subsets = new_protocol_split(Path(params.new_protocol), params.boxes)
-    for row in found:  # MLR has queries and galleries of its own
-        yield replace(row, subset="train" if subsets[row.image_id] == "train" else "test")
 
 
 def splits(params: Cuhk03Params, archive: Path | Mat) -> list[list[str]]:
