@@ -3,8 +3,6 @@
 Reference: Wang et al., Non-local Neural Networks, CVPR 2018.
 """
 
-from typing import cast
-
 from torch import Tensor, nn
 
 
@@ -27,14 +25,9 @@ class NonLocalBlock(nn.Module):
         self.theta = nn.Conv2d(channels, inner, 1)
         self.phi = nn.Conv2d(channels, inner, 1)
         self.g = nn.Conv2d(channels, inner, 1)
-        self.project = nn.Sequential(nn.Conv2d(inner, channels, 1), nn.BatchNorm2d(channels))
-        nn.init.zeros_(self.norm.weight)
-        nn.init.zeros_(self.norm.bias)
-
-    @property
-    def norm(self) -> nn.BatchNorm2d:
-        """W's batch norm."""
-        return cast("nn.BatchNorm2d", self.project[1])
+        norm = nn.BatchNorm2d(channels)  # whose bias is zero already
+        nn.init.zeros_(norm.weight)
+        self.project = nn.Sequential(nn.Conv2d(inner, channels, 1), norm)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.shape[2:]
