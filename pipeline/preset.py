@@ -5,7 +5,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import PydanticUndefined
 from ruamel.yaml import YAML
 
 from dgrl.datasets.catalog import KINDS
@@ -91,14 +90,9 @@ def preset_values(name: str) -> dict[str, Any]:
 
 
 def _defaults(section: Any) -> dict[str, Any]:
-    defaults = {
-        key: field.get_default(call_default_factory=True) for key, field in section.model_fields.items()
-    }
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in defaults.items()
-        if value is not PydanticUndefined
-    }
+    """Of the keys that have one, as YAML has them."""
+    values: dict[str, Any] = section.model_construct().model_dump(mode="json")
+    return values
 
 
 def _assign(target: Any, values: dict[str, Any]) -> None:
