@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from dgrl.config import Section
+from dgrl.errors import InputError
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -24,6 +25,25 @@ _current = Limits()
 def limits() -> Limits:
     """Those of this process."""
     return _current
+
+
+def check_size(name: str, size: int, least: int = 0) -> None:
+    """Refuse a file of more bytes than the limit ``file_bytes``.
+
+    Args:
+        name: of the file, for the message.
+        size: bytes.
+        least: bytes that it may have, whatever the limit is.
+
+    Raises:
+        InputError: if it is larger.
+    """
+    limit = max(least, _current.file_bytes)
+    if size > limit:
+        raise InputError(
+            f"{name} has {size} bytes, more than the limit of {limit}; leave it out, or raise "
+            "limits.file_bytes"
+        )
 
 
 def use(wanted: Limits) -> None:

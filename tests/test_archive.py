@@ -330,3 +330,8 @@ def test_an_image_that_is_none(tmp_path: Path, form: Callable[..., Path], data: 
             opened.row(Member("1", "1", "a", "all", "a/1.png"))
 
     assert said in message_of(read, form(tmp_path, {"a/1.png": data}))
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_named(tmp_path: Path) -> None:
+    os.mkfifo(unpack(tmp_path) / "a/3.png")
+    assert "/a/3.png' is neither a file nor a folder; remove it" in message_of(contents, tmp_path / "x")

@@ -1,5 +1,6 @@
 """Reading a benchmark's archive member by member; nothing is unpacked to disk."""
 
+import errno
 import logging
 import lzma
 import shutil
@@ -9,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from dgrl.errors import InputError
 from dgrl.images import decode
-from dgrl.limits import limits
+from dgrl.limits import check_size, limits
 from dgrl.tables import ImageRow
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,8 @@ logger = logging.getLogger(__name__)
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError, OSError
 )  # fmt: skip
+_DENIED = (errno.EACCES, errno.EPERM)
 _CHUNK = 4096  # bytes; from as many packed ones bzip2 makes 80 MB, whatever size the archive states
-
-logger = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
@@ -53,7 +53,6 @@ class Archive:
     path: Path
     names: list[str]
     _zip: zipfile.ZipFile | None
-    _used: set[str] = field(default_factory=set)
 
     def read(self, name: str, least: int = 0) -> bytes:
         """The bytes of one file.
@@ -66,15 +65,14 @@ class Archive:
             InputError: if the file is larger, damaged, encrypted, compressed by an unknown method or may not
                 be read.
         """
-        limit = max(least, limits().file_bytes)
         if self._zip is None:
             with readable(self.path):
                 file = self.path / name
-                self._check_size(name, file.stat().st_size, limit)
+                check_size(f"{self.path}: {name}", file.stat().st_size, least)
                 return file.read_bytes()
         try:
             info = self._zip.getinfo(name)
-            self._check_size(name, info.file_size, limit)
+            check_size(f"{self.path}: {name}", info.file_size, least)
             self._check_ratio(info)
             content = BytesIO()
             with self._zip.open(name) as packed:
@@ -93,13 +91,6 @@ class Archive:
             raise InputError(
                 f"{self.path}: {name} cannot be read ({error}); get the archive again from its source"
             ) from None
-
-    def _check_size(self, name: str, size: int, limit: int) -> None:
-        if size > limit:
-            raise InputError(
-                f"{self.path}: {name} has {size} bytes, more than the limit of {limit}; leave it out, or "
-                "raise limits.file_bytes"
-            )
 
     def _check_ratio(self, info: zipfile.ZipInfo) -> None:
         ratio = limits().zip_ratio
@@ -151,7 +142,6 @@ class Archive:
             InputError: if the file is damaged, empty or no image.
         """
         data = self.read(member.name)
-        self._used.add(member.name)
         if not data:
             raise InputError(
                 f"{self.path}: {member.name} is empty (0 bytes); restore the file from its source"
@@ -167,11 +157,6 @@ class Archive:
             factor=1,
         )
 
-    def log_left_out(self) -> None:
-        """Log which files were no images of the dataset."""
-        if self._used and (left := [name for name in self.names if name not in self._used]):
-            logger.info("%s: %d files are left out, such as %s", self.path, len(left), left[0])
-
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
@@ -185,11 +170,9 @@ def open_archive(path: Path) -> Iterator[Archive]:
         if not path.exists():
             raise InputError(f"{path} does not exist; put the archive there or correct the path")
         raw = None if path.is_dir() else path.open("rb")
-        names = [] if raw is not None else _checked_names(path, _walk(path))
+        names = [] if raw is not None else _checked_names(path, files_below(path))
     if raw is None:
-        archive = Archive(path, names, None)
-        yield archive
-        archive.log_left_out()
+        yield Archive(path, names, None)
         return
     with raw:
         try:
@@ -203,11 +186,8 @@ def open_archive(path: Path) -> Iterator[Archive]:
                 f"{path} is no whole zip archive ({error}); it may be truncated: get it again from its source"
             ) from None
         with file:
-            archive = Archive(
-                path, _checked_names(path, (info.orig_filename for info in file.infolist())), file
-            )
-            yield archive
-            archive.log_left_out()
+            names = _checked_names(path, (info.orig_filename for info in file.infolist()))
+            yield Archive(path, names, file)
 
 
 def require_readable(path: Path) -> None:
@@ -222,14 +202,23 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        advice = "give yourself the right to read it" if error.errno in _DENIED else "correct the path"
         raise InputError(
-            f"{error.filename or path} cannot be read ({error.strerror or error}); give yourself the "
-            "right to read it, or correct the path"
+            f"{error.filename or path} cannot be read ({error.strerror or error}); {advice}"
         ) from None
+    except ValueError as error:  # a path with a null character
+        raise InputError(f"{str(path)!r} cannot be read ({error}); correct the path") from None
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """The names of all files below a folder. Links to folders are not followed: they may lead in circles."""
+def files_below(root: Path) -> Iterator[str]:
+    """The names of all files below a folder that are not hidden, in any order.
+
+    Links to folders are not followed: they may lead in circles.
+
+    Raises:
+        InputError: if there is such a link, one to nothing, or what is neither a file nor a folder.
+        OSError: if a folder cannot be read.
+    """
     folders = [root]
     while folders:
         for entry in folders.pop().iterdir():
@@ -243,6 +232,8 @@ def _walk(root: Path) -> Iterator[str]:
                 raise InputError(
                     f"{str(entry)!r} is a link to a folder or to nothing; put the folder or file itself there"
                 )
+            else:
+                raise InputError(f"{str(entry)!r} is neither a file nor a folder; remove it")
 
 
 def _checked_names(path: Path, names: Iterable[str]) -> list[str]:

@@ -15,7 +15,8 @@ https://github.com/vana77/Market-1501_Attribute/issues/6).
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -77,17 +78,17 @@ def images(archive: Path, parts: Parts = "all") -> Iterator[ImageRow]:
     """
     folders = ["train"] if parts == "train" else list(FOLDERS)
     with open_archive(archive) as opened:
-        members = [p for p in opened.members(_member, _EXAMPLE) if _folder(p) in folders]
+        members = opened.members(partial(_member, folders=folders), _EXAMPLE)
         _check_folders(archive, folders, members)
         _check_counts(archive, folders, members)
         yield from map(opened.row, members)
 
 
-def _member(name: str) -> Member | None:
+def _member(name: str, folders: Collection[str]) -> Member | None:
     match = _NAME.search(name)
-    if match is None:
+    if match is None or (folder := match["folder"].removeprefix("bounding_box_")) not in folders:
         return None
-    folder, person = match["folder"].removeprefix("bounding_box_"), match["person"]
+    person = match["person"]
     subset = {"0000": DISTRACTOR, "-1": JUNK}.get(person, "test") if folder == "test" else folder
     return Member(f"{folder}_{match['stem']}", person, match["camera"], subset, name)
 
