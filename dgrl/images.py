@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ import PIL.Image
 import simplejpeg
 
 from dgrl.errors import InputError
-from dgrl.limits import limits
+from dgrl.limits import check_size, limits
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged image is an InputError
 
@@ -42,7 +43,48 @@ _PROBLEMS = (
     AttributeError,
     struct.error,
     UserWarning,
+    cv2.error,
 )
+
+
+def read_image(path: Path) -> Image:
+    """Decode an image file; see ``decode``.
+
+    Raises:
+        InputError: if it cannot be read, or has more bytes or pixels than the limits.
+    """
+    return decode(read_image_file(path), str(path))
+
+
+def read_image_file(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        InputError: if it cannot be read, or has more bytes than the limit.
+    """
+    try:
+        if not path.is_file() and path.exists():  # a pipe, which may never end
+            raise InputError(f"{path} is no file; give an image file or a folder")
+        check_size(str(path), path.stat().st_size)
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path} cannot be read ({reason}); correct the path, or give yourself the right to"
+        ) from None
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """Width and height in pixels, from an image's header alone.
+
+    Raises:
+        InputError: if the bytes are no image of a kind that ``decode`` knows.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+            return file.size
+    except _PROBLEMS:
+        raise _unreadable(name) from None
 
 
 def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
@@ -57,9 +99,12 @@ def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
         InputError: if the bytes are not a whole image, or it has more pixels.
     """
     data = _check(data, name, limits().image_pixels if pixels is None else pixels)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # a side or a size that OpenCV has no room for, whatever our limit is
+        image = None
     if image is None:
-        raise InputError(f"{name} is not a readable image; restore the file from its source")
+        raise _unreadable(name)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
@@ -74,13 +119,17 @@ def _check(data: bytes, name: str, pixels: int) -> bytes:
         check = _check_jpeg if data.startswith(b"\xff\xd8") else _check_other
         width, height = check(data, pixels)
     except _PROBLEMS:
-        raise InputError(f"{name} is not a readable image; restore the file from its source") from None
+        raise _unreadable(name) from None
     if width * height > pixels:
         raise InputError(
             f"{name} has {width}x{height} pixels, over the limit of {pixels}; make it smaller or raise "
             "limits.image_pixels"
         )
     return data
+
+
+def _unreadable(name: str) -> InputError:
+    return InputError(f"{name} is not a readable image; restore the file from its source")
 
 
 def _essential(png: bytes) -> bytes:

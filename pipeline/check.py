@@ -1,14 +1,13 @@
 """What can be known to be wrong before hours of work: files, cameras, persons, sizes of images."""
 
-import io
 from typing import Any
 
 import pandas as pd
-import PIL.Image
 
 from dgrl.datasets import folder
 from dgrl.datasets.pool import PoolParams
 from dgrl.errors import InputError
+from dgrl.images import image_size
 from dgrl.mlr.protocol import plan_split
 from dgrl.tables import read_keys
 from pipeline.download import local_archive
@@ -69,7 +68,7 @@ def source_keys(dataset: str, params: Params) -> pd.DataFrame | None:
     if isinstance(source, folder.FolderParams):
         with folder.listed(source) as (opened, members):
             rows: list[tuple[Any, ...]] = [
-                (*member[:4], *_size(opened.read(member.name), f"{opened.path}: {member.name}"))
+                (*member[:4], *image_size(opened.read(member.name), f"{opened.path}: {member.name}"))
                 for member in members
             ]
     elif source.kind == "synthetic":
@@ -98,15 +97,6 @@ def training_images(keys: pd.DataFrame, dataset: str, params: Params) -> pd.Data
 
 def _shape(source: Any) -> tuple[int, int]:
     return source.width, source.height
-
-
-def _size(data: bytes, name: str) -> tuple[int, int]:
-    """Width and height, from an image's header."""
-    try:
-        with PIL.Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError):
-        raise InputError(f"{name} is not a readable image; restore the file from its source") from None
 
 
 def _missing_files(dataset: str, params: Params) -> list[str]:

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +14,7 @@ import PIL.Image
 import pytest
 
 from dgrl.errors import InputError
-from dgrl.images import decode
+from dgrl.images import decode, image_size, read_image
 
 NOISE = np.random.default_rng(0).integers(0, 255, (60, 40, 3), np.uint8)
 
@@ -89,3 +91,35 @@ def test_a_huge_image_is_refused_from_its_header(kind: str) -> None:
     PIL.Image.new("1", (10_000, 10_000)).save(file, kind)
     with pytest.raises(InputError, match="victim has 10000x10000 pixels, over the limit of 67108864"):
         decode(file.getvalue(), "victim")
+
+
+@pytest.mark.parametrize("form", ["PNG", "PPM", "BMP", "TIFF"])
+def test_an_image_wider_than_opencv_takes_is_refused(form: str) -> None:
+    file = io.BytesIO()
+    PIL.Image.new("L", (1_100_000, 1)).save(file, form)
+    with pytest.raises(InputError, match="victim is not a readable image"):
+        decode(file.getvalue(), "victim")
+
+
+def test_a_file_is_looked_at_before_it_is_read(tmp_path: Path) -> None:
+    pipe, large = tmp_path / "pipe.png", tmp_path / "large.png"
+    os.mkfifo(pipe)
+    large.touch()
+    os.truncate(large, 3 << 30)  # sparse: it takes no room
+    for path, said in (
+        (pipe, "is no file"),
+        (large, f"has {3 << 30} bytes, more than the limit of 268435456"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_image(path)
+    with pytest.raises(InputError, match="null byte"):
+        read_image(tmp_path / "a\0")
+
+
+def test_the_size_is_read_from_the_header() -> None:
+    for kind in (".jpg", ".png", ".bmp", ".webp", ".tiff"):
+        assert image_size(encoded(kind), "a") == (40, 60)
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (40, 60)).save(file, "PCX")  # which decode does not know either
+    with pytest.raises(InputError, match="a is not a readable image"):
+        image_size(file.getvalue(), "a")
