@@ -1,10 +1,16 @@
 """The base of every section of parameters: frozen, typed, validated."""
 
+import reprlib
 from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError
 
 from dgrl.errors import InputError
+
+_SHORT = reprlib.Repr()  # a value may be a megabyte of text, or in YAML far more than the file
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+_SHORT.maxlevel = 2
+LENGTH = 200  # characters of a value in a message
 
 IntTuple = Annotated[tuple[int, ...], Strict(False)]  # YAML has lists, a frozen section has tuples
 
@@ -33,6 +39,12 @@ class Section(BaseModel):
             raise InputError(": ".join(filter(None, [file, found]))) from None
 
 
+def shown(value: Any) -> str:
+    """A value as Python writes it, for a message: its beginning and end if it is long."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= LENGTH else f"{text[: LENGTH // 2]}...{text[-LENGTH // 2 :]}"
+
+
 def _explain(section: type[Section], name: str, detail: Any) -> str:
     key = ".".join(filter(None, [name, *map(str, detail["loc"])]))
     if detail["type"] == "extra_forbidden":
@@ -45,7 +57,7 @@ def _explain(section: type[Section], name: str, detail: Any) -> str:
         reason = "should be text; put it in quotes, as in '001'"
     if detail["type"] == "value_error" and isinstance(detail["input"], dict):
         return ": ".join(filter(None, [key, reason]))  # of several keys together, which the reason names
-    return " = ".join(filter(None, [key, repr(detail["input"])])) + f": {reason}"
+    return " = ".join(filter(None, [key, shown(detail["input"])])) + f": {reason}"
 
 
 def _allowed(section: type[Section], path: tuple[str, ...]) -> str:

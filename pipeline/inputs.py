@@ -15,7 +15,7 @@ from typing import Any
 from dgrl.errors import explain
 from dgrl.files import atomic_file, sha256
 from pipeline.params_file import read_yaml
-from pipeline.paths import Paths, dropped, outside
+from pipeline.paths import Paths, dropped, exists, outside
 
 Memo = dict[str, list[Any]]  # path: its state when it was last read, and its digest
 
@@ -33,17 +33,20 @@ def inputs(dataset: str) -> None:
     files = _files(_section(_section(params, "source"), dataset), dataset)
     if (forgotten := outside(str(paths.forgotten))).exists():
         files["forgotten"] = forgotten
-    weights = outside(str(_section(params, "model").get("weights")))
+    named = _section(params, "model").get("weights")
+    weights = outside(named if isinstance(named, str) else "none")
+    is_file = exists(weights) and weights.is_file()
     _write(paths.inputs("source"), {key: _digest(path, memo, seen) for key, path in files.items()})
-    _write(paths.inputs("weights"), {"weights": _digest(weights, memo, seen)} if weights.is_file() else {})
+    _write(paths.inputs("weights"), {"weights": _digest(weights, memo, seen)} if is_file else {})
     if seen != memo:
         _write(memo_file, seen)
 
 
 def _files(source: dict[str, Any], name: str) -> dict[str, Path]:
     """What a section of ``source`` names and exists, by param; of a pool, also what its sets name."""
-    named = {key: value for key, value in source.items() if isinstance(value, str) and key != "kind"}
-    files = {key: path for key, value in named.items() if (path := outside(value)).exists()}
+    words = ("kind", "pattern")  # which name no file
+    named = {key: value for key, value in source.items() if isinstance(value, str) and key not in words}
+    files = {key: path for key, value in named.items() if exists(path := outside(value))}
     if source.get("archive", "") is None and (archive := dropped(source.get("kind", name))):
         files["archive"] = archive
     sets = _section(source, "sets")
@@ -83,8 +86,10 @@ def _file_digest(path: Path, memo: Memo, seen: Memo) -> str:
         stat = path.stat()
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         key = str(path.absolute())
-        known = memo.get(key, [])
-        seen[key] = known if known[:4] == state else [*state, sha256(path)]
+        known = memo.get(key)  # whatever the file has
+        if not isinstance(known, list) or len(known) != 5 or known[:4] != state:
+            known = [*state, sha256(path)]
+        seen[key] = known
     except OSError as error:  # the stage that reads it explains
         return f"unreadable: {error.strerror}"
     return str(seen[key][4])
@@ -92,10 +97,10 @@ def _file_digest(path: Path, memo: Memo, seen: Memo) -> str:
 
 def _read_memo(file: Path) -> Memo:
     try:
-        memo: Memo = json.loads(file.read_text())
-    except (OSError, ValueError):
+        memo = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
-    return memo
+    return memo if isinstance(memo, dict) else {}
 
 
 def code_digests(dataset: str) -> None:

@@ -1,6 +1,7 @@
 """All sections of ``params.yaml``, gathered from the code that consumes them."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +18,7 @@ from dgrl.superres.params import RcanParams, SrParams
 from dgrl.training.params import AugmentParams, TrainParams
 from pipeline.params_file import read_yaml
 
+NOT_SETS = ("drop", "compare")  # what else is in the folder data
 MOVED = ("storage", "log_every", "checkpoint_every")  # from train to runtime; older files have them there
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,12 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for name in self.source:
+            if name in NOT_SETS or not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(
+                    f"source: {name!r} is no name of a dataset, which is a folder in data/; use letters, "
+                    f"digits, '_', '-' and '.', and not {' or '.join(NOT_SETS)}"
+                )
         if len(set(self.datasets)) < len(self.datasets):
             raise ValueError(f"datasets must not repeat one: {', '.join(self.datasets)}")
         for name in self.datasets:

@@ -17,18 +17,31 @@ def outside(name: str) -> Path:
     A queued experiment runs in a copy that has git's files only; DVC_ROOT is the project it came from.
     """
     root = Path(os.environ.get("DVC_ROOT", "."), name)
-    return root if not Path(name).exists() and root.exists() else Path(name)
+    return root if not exists(Path(name)) and exists(root) else Path(name)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; not if its name is none, such as one that is too long."""
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises for such names)
 
 
 def located(source: "Section") -> Any:
-    """A section of ``source`` whose folder and table of own images are where they are found from here."""
-    named = {key: getattr(source, key, None) for key in ("root", "table")}
-    return source.model_copy(update={key: str(outside(name)) for key, name in named.items() if name})
+    """A section of ``source`` whose files, but for its archive, are where they are found from here."""
+    named = {key: getattr(source, key, None) for key in ("root", "table", "new_protocol")}
+    update: dict[str, Any] = {key: str(outside(name)) for key, name in named.items() if name}
+    if sets := getattr(source, "sets", None):
+        update["sets"] = {name: located(each) for name, each in sets.items()}
+    return source.model_copy(update=update)
 
 
 def dropped(kind: str) -> Path | None:
-    """The first entry of the drop folder whose name begins as the kind's does: ``VIPeR.v1.0.zip``."""
-    entries = sorted(outside(DROP).glob("*"))
+    """The first entry of the drop folder whose name begins as the kind's does: ``VIPeR.v1.0.zip``.
+
+    Raises:
+        OSError: if the folder cannot be read.
+    """
+    folder = outside(DROP)
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
     return next((entry for entry in entries if entry.name.lower().startswith(kind[:4])), None)
 
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from test_archive import unprivileged
 
+from dgrl.datasets.catalog import parse_source
 from dgrl.files import sha256
 from pipeline.init import init
 from pipeline.inputs import code_digests, inputs, main
+from pipeline.paths import dropped, located
 from pipeline.work import code
 
 ROOT = Path(__file__).parents[1]
@@ -156,3 +159,51 @@ def test_a_project_of_its_own_depends_on_digests_of_the_installed_code(project: 
         assert set(named) <= set(digests)
         assert not any("__pycache__" in name for name in digests)
     assert code("train", "own") == [Path("data/own/inputs/code/train.txt")]
+
+
+def test_a_pattern_is_no_file_name(project: Path) -> None:
+    long = r"(?P<person_id>\d+)_(?P<camera_id>\d+)" + "|x" * 200
+    assert set(digests({"root": str(project / "images"), "pattern": long})["source"]) == {"root"}
+    assert digests({"root": "x" * 300}, "x" * 300) == {"source": {}, "weights": {}}
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "[" * 100_000, "damaged", '"text"'])
+def test_what_was_remembered_may_be_damaged(project: Path, content: str) -> None:
+    source = {"root": str(project / "images")}
+    expected = digests(source)
+    memo = Path(".work/digests-own.json")
+    known = json.loads(memo.read_text())
+    memo.write_text(content)
+    assert digests(source) == expected
+    for value in (5, "text", [], None, known[str(project / "images/a/1.png")][:4]):
+        memo.write_text(json.dumps(dict.fromkeys(known, value)))
+        assert digests(source) == expected
+
+
+def test_files_that_git_does_not_track_are_found_from_a_copy(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever param names them, in the sets of a pool too."""
+    Path("own").mkdir()
+    Path("x.mat").touch()
+    Path("copy").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(Path.cwd()))
+    monkeypatch.chdir("copy")
+    sets = {
+        "a": {"kind": "folder", "root": "own", "table": "t.csv"},
+        "b": {"kind": "cuhk03", "new_protocol": "x.mat"},
+    }
+    found = located(parse_source({"kind": "pool", "sets": sets}, "pool")).sets
+    assert found["a"].root == str(project / "project/own")
+    assert found["a"].table == "t.csv"
+    assert found["b"].new_protocol == str(project / "project/x.mat")
+
+
+def test_a_drop_folder_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
+    with unprivileged() as home, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        Path("data/drop").mkdir(parents=True)
+        Path("data/drop").chmod(0)
+        with pytest.raises(PermissionError):
+            dropped("viper")
+        Path("data/drop").chmod(0o700)

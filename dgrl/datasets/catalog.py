@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgrl.config import Section
+from dgrl.config import Section, shown
 from dgrl.datasets import caviar, cuhk03, folder, market1501, pool, synthetic, viper
 from dgrl.datasets.fetch import RemoteFile
 from dgrl.errors import InputError
@@ -74,7 +74,7 @@ def parse_source(values: Any, name: str) -> Section:
     """
     kind = values.get("kind", name.rpartition(".")[2]) if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise InputError(f"source.{name}.kind = {kind!r}: allowed: {', '.join(KINDS)}")
+        raise InputError(f"source.{name}.kind = {shown(kind)}: allowed: {', '.join(KINDS)}")
     if kind == "pool" and isinstance(sets := values.get("sets"), dict):
         parsed = {part: parse_source(section, f"{name}.sets.{part}") for part, section in sets.items()}
         values = {**values, "sets": parsed}

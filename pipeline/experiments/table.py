@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import yaml
 
 from dgrl.errors import InputError
 from pipeline.experiments.ablate import experiments, flat, flat_params
@@ -23,6 +22,7 @@ from pipeline.experiments.paper import (
 )
 from pipeline.experiments.render import RANKS, Line, render
 from pipeline.params import as_scalar
+from pipeline.params_file import read_value
 from pipeline.preset import PRESETS, preset_values
 
 _SEEDS = ("train.seed", "mlr.trial")  # what the mean is over
@@ -159,8 +159,8 @@ def parse_choices(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         key, equals, value = word.partition("=")
         try:
-            choices[key] = as_scalar(yaml.safe_load(value))
-        except yaml.YAMLError:
+            choices[key] = as_scalar(read_value(value))
+        except InputError:
             equals = ""
         if not key or not equals:
             raise InputError(f"--where {word!r} is no choice; write key=value, such as train.epochs=40")
