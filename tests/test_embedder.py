@@ -13,8 +13,10 @@ import pytest
 import torch
 from fake_network import FakeNetwork
 from small_images import RCAN, smooth_image, write_persons
+from test_archive import unprivileged
 
 from dgrl import Embedder
+from dgrl.embedders.embedder import image_files
 from dgrl.errors import InputError
 from dgrl.images import encode_png
 from dgrl.superres.pretrain import pretrain, publish_nothing
@@ -179,6 +181,8 @@ def test_a_box_without_pixels_is_named(network: FakeNetwork, box: Any) -> None:
         torch.full((3, 8, 4), torch.nan),
         torch.zeros(1, 3, 8, 4, dtype=torch.uint8),
         5,
+        PIL.Image.fromarray(np.full((8, 4), 40_000, np.uint16)),  # which PIL would cut off at 255
+        PIL.Image.fromarray(np.full((8, 4), 0.5, np.float32)),
     ],
     ids=str,
 )
@@ -196,3 +200,36 @@ def test_files_that_are_no_images_are_named(network: FakeNetwork, folder: Path, 
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=said):
             Embedder(network).embed(path)
+
+
+@pytest.mark.parametrize(
+    "boxes", [[[0, 0, 9, 9, 0.9, 0], [0, 0, 8, 8, 0.8, 0]], [0, 0, 9, 9], [[0, 0], [9, 9]]]
+)
+def test_boxes_of_another_shape_are_refused(network: FakeNetwork, boxes: list[Any]) -> None:
+    """Detectors give confidence and class beside them: six numbers."""
+    with pytest.raises(InputError, match=r"give \[N, 4\]: left, top, right, bottom"):
+        Embedder(network).embed_boxes(IMAGE, boxes)
+
+
+def test_a_tensor_of_any_float(network: FakeNetwork) -> None:
+    tensor = torch.from_numpy(IMAGE.transpose(2, 0, 1).copy()) / 255
+    expected = Embedder(network).embed([tensor])
+    for kind in (torch.float64, torch.float16, torch.bfloat16):
+        np.testing.assert_allclose(Embedder(network).embed([tensor.to(kind)]), expected, atol=0.02)
+
+
+def test_no_folder_or_link_of_a_folder_is_left_out_in_silence(folder: Path) -> None:
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden/d.png").write_text("no image")
+    assert [path.name for path in image_files(folder)] == ["b.png", "c.png", "a.PNG"]
+    for target in ("inner", "nowhere"):
+        (folder / "link").symlink_to(target)
+        with pytest.raises(InputError, match="link' is a link to a folder or to nothing"):
+            image_files(folder)
+        (folder / "link").unlink()
+    with unprivileged() as home:
+        (home / "inner").mkdir()
+        (home / "inner").chmod(0)
+        with pytest.raises(InputError, match=r"inner cannot be read \(Permission denied\); give yourself"):
+            image_files(home)
+        (home / "inner").chmod(0o700)

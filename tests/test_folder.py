@@ -82,7 +82,8 @@ def test_what_is_left_out_is_counted(root: Path, caplog: pytest.LogCaptureFixtur
     (root / "__MACOSX/ann_1.png").write_bytes(b"")
     with caplog.at_level("INFO"):
         assert len(list(images(pattern(root)))) == 5
-    assert "root: 2 of 7 files are left out, such as door/cid_1.PNG" in caplog.text
+    (said,) = caplog.messages  # once
+    assert said.endswith("root: 2 of 7 files are left out, such as door/cid_1.PNG")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", ", "])
@@ -128,13 +129,7 @@ def test_a_parquet_table_of_bytes(root: Path) -> None:
     file = root.parent / "people.parquet"
     pq.write_table(pa.table({"path": FILES, "person_id": [b"7"] * 5, "camera_id": [1] * 5}), file)
     message = error_of(FolderParams(root=str(root), table=str(file)))
-    assert """row 1 below the header: "b'7'" is neither text nor a number""" in message
-
-
-def test_what_is_left_out_is_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
-        list(images(table(root, ROWS[1:])))
-    assert f"{root}: 2 files are left out, such as door/ann_1.png" in caplog.text
+    assert "the column person_id is binary, neither text nor numbers" in message
 
 
 def test_a_role_is_part_of_the_camera(root: Path) -> None:
@@ -216,7 +211,7 @@ def test_no_file_matches(root: Path) -> None:
 def test_a_pattern_that_takes_for_ever(root: Path) -> None:
     (root / ("a" * 100)).write_bytes(image(0))
     message = error_of(pattern(root, r"(?P<camera_id>(a|aa)+)x(?P<person_id>b)"))
-    assert "the pattern '(?P<camera_id>(a|aa)+)x(?P<person_id>b)' takes more than" in message
+    assert "the pattern '(?P<camera_id>(a|aa)+)x(?P<person_id>b)' takes too long for" in message
 
 
 def test_a_table_without_rows(root: Path) -> None:

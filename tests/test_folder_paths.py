@@ -25,12 +25,18 @@ def test_a_path_that_is_no_file(root: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["../secret.png", "yard/../../secret.png", "yard/../door/ann_1.png"])
+@pytest.mark.parametrize("path", ["../secret.png", "yard/../../secret.png", "yard/../door/eve.png"])
 def test_a_path_that_climbs_out(root: Path, path: str) -> None:
     (root.parent / "secret.png").write_bytes(image(9))
     message = error_of(table(root, [*ROWS, f"{path},eve,yard"]))
     assert f"row 6 below the header: {path!r} leads out of" in message
     assert "put the image into that folder" in message
+
+
+def test_an_absolute_path_by_another_name_of_the_folder(root: Path) -> None:
+    (root.parent / "link").symlink_to(root)
+    rows = [f"{root.parent}/link/{row}" for row in ROWS]
+    assert list(images(table(root, rows))) == list(images(table(root, ROWS)))
 
 
 def test_an_absolute_path_of_another_folder(root: Path) -> None:
@@ -81,3 +87,8 @@ def test_an_empty_image(root: Path) -> None:
 def test_an_image_that_is_none(root: Path, data: bytes) -> None:
     (root / FILES[3]).write_bytes(data)
     assert f"{FILES[3]} is not a readable image" in error_of(pattern(root))
+
+
+def test_a_path_that_turns_within_the_folder(root: Path) -> None:
+    turned = [row.replace("door/", "yard/../door/") for row in ROWS]
+    assert list(images(table(root, turned))) == list(images(table(root, ROWS)))

@@ -1,19 +1,18 @@
 """Anyone's own images: a folder, and a table or a pattern that says who is seen by which camera."""
 
-import csv
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import pyarrow.parquet as pq
 from pydantic import field_validator, model_validator
 
 from dgrl.config import Section
-from dgrl.datasets.archive import Archive, Member, has_control, open_archive, require_readable
-from dgrl.datasets.patterns import compile_pattern, match_name
+from dgrl.datasets.archive import Archive, Member, has_control, open_archive
+from dgrl.datasets.cells import read_cells
+from dgrl.datasets.patterns import NameMatcher, compile_pattern
 from dgrl.errors import InputError
-from dgrl.limits import limits
 from dgrl.tables import DISTRACTOR, JUNK, QUERY, ImageRow
 
 COLUMNS = ("path", "person_id", "camera_id", "role", "subset")
@@ -100,17 +99,23 @@ def _from_table(opened: Archive, table: Path) -> Iterator[Member]:
 
 def _below(root: Path, path: str, files: set[str]) -> str:
     """The path below root of a file that is given by its absolute path, or as Windows writes paths."""
-    if path not in files and (turned := path.replace("\\", "/")) in files:
-        return turned
-    for start in (root.absolute(), root.resolve()):
-        if Path(path).is_relative_to(start):
-            return Path(path).relative_to(start).as_posix()
+    if path in files:
+        return path
+    for other in (path.replace("\\", "/"), posixpath.normpath(path)):
+        if other in files:
+            return other
+    absolute = Path(path)
+    if absolute.is_absolute() and "\0" not in path:
+        for place in (absolute, absolute.parent.resolve() / absolute.name):
+            for start in (root.absolute(), root.resolve()):
+                if place.is_relative_to(start):
+                    return place.relative_to(start).as_posix()
     return path
 
 
 def _from_pattern(opened: Archive, pattern: str) -> Iterator[Member]:
-    expression, where = compile_pattern(pattern), f"a file below {opened.path}"
-    matches = [match for name in opened.names if (match := match_name(expression, name, where))]
+    matcher = NameMatcher(compile_pattern(pattern), f"the files below {opened.path}")
+    matches = [match for name in opened.names if (match := matcher.match(name))]
     if not matches:
         held = f"such as {opened.names[0]!r}" if opened.names else "and it is empty"
         raise InputError(
@@ -159,31 +164,10 @@ def _check_links(opened: Archive, members: list[Member]) -> None:
 
 def _read_table(table: Path) -> list[dict[str, str]]:
     """The cells as text, empty where there is none; columns in lower case."""
-    readers = {".csv": _read_csv, ".parquet": _read_parquet}
-    if table.suffix.lower() not in readers:
-        raise InputError(f"{table} is neither a .csv nor a .parquet file; write the table as one of these")
-    require_readable(table)
-    try:
-        header, rows = readers[table.suffix.lower()](table)
-    except UnicodeDecodeError:
-        raise InputError(f"{table} is not in UTF-8; save it as CSV in UTF-8") from None
-    except (OSError, ValueError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{table} is no readable table ({reason}); write it anew") from None
-    columns = [column.strip().lower() for column in header]
+    columns, rows = read_cells(table)
     if wrong := _wrong_columns(columns, "column"):
         raise InputError(f"{table} {wrong}")
-    for number, row in enumerate(rows, 1):
-        where = f"{table}: row {number} below the header"
-        if len(row) != len(columns):
-            raise InputError(
-                f"{where} has {len(row)} cells for {len(columns)} columns; correct it, and quote a cell that "
-                "holds what separates the cells"
-            )
-        for cell in row:
-            if not isinstance(cell, str | int | float | None):
-                raise InputError(f"{where}: {str(cell)[:50]!r} is neither text nor a number; correct it")
-    return [dict(zip(columns, map(_text, row), strict=True)) for row in rows]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _wrong_columns(columns: list[str], word: str) -> str:
@@ -196,43 +180,4 @@ def _wrong_columns(columns: list[str], word: str) -> str:
     for column in columns:
         if column not in COLUMNS:
             return f"has an unknown {word} {column!r} (allowed: {', '.join(COLUMNS)}); remove it"
-        if columns.count(column) > 1:
-            return f"has the {word} {column} {columns.count(column)} times; keep one"
     return ""
-
-
-def _check_count(rows: int, table: Path) -> None:
-    most = limits().table_rows
-    if rows > most:
-        raise InputError(
-            f"{table} has {rows} rows or more, more than the limit of {most}; raise limits.table_rows"
-        )
-
-
-def _read_csv(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
-    """Cells between commas, semicolons or tabs, as spreadsheets of several countries write them."""
-    with table.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin UTF-8 with a mark
-        header = file.readline()
-        separator = max(",;\t", key=header.count)  # which the name of no column has
-        file.seek(0)
-        reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
-        rows = []
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append(row)
-                _check_count(len(rows) - 1, table)
-    return (rows or [[]])[0], rows[1:]  # type: ignore[return-value]
-
-
-def _read_parquet(table: Path) -> tuple[list[str], list[Sequence[Any]]]:
-    with pq.ParquetFile(table) as file:  # read_table knows no repeated columns
-        _check_count(file.metadata.num_rows, table)
-        content = file.read()
-    return content.column_names, list(zip(*(column.to_pylist() for column in content.columns), strict=True))
-
-
-def _text(cell: Any) -> str:
-    missing = cell is None or cell != cell  # NaN, which differs from itself
-    if isinstance(cell, float) and cell.is_integer():  # whole numbers of a column that lacks some
-        cell = int(cell)
-    return "" if missing else str(cell).strip()

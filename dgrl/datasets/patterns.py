@@ -1,10 +1,13 @@
 """Regular expressions for the names of files, as people give them."""
 
+import time
+
 import regex
 
 from dgrl.errors import InputError
 
-MATCH_SECONDS = 2  # for one name: some patterns take years
+FIRST_SECONDS = 2.0  # some patterns take years for one name
+SECONDS = 0.001  # for each name beside; a sound pattern takes microseconds
 
 
 def compile_pattern(pattern: str) -> regex.Pattern[str]:
@@ -15,25 +18,36 @@ def compile_pattern(pattern: str) -> regex.Pattern[str]:
     """
     try:
         return regex.compile(pattern)
-    except regex.error as error:
+    except (regex.error, RecursionError, OverflowError) as error:
         raise ValueError(f"is no regular expression ({error})") from None
 
 
-def match_name(expression: regex.Pattern[str], name: str, where: str) -> regex.Match[str] | None:
-    """Match a whole name.
+class NameMatcher:
+    """A pattern for the names of many files, which together take no more than a bounded time.
 
     Args:
         expression: the pattern.
-        name: of a file.
-        where: it is, for the message.
-
-    Raises:
-        InputError: if it takes more than ``MATCH_SECONDS``.
+        where: the files are, for the message.
     """
-    try:
-        return expression.fullmatch(name, timeout=MATCH_SECONDS)
-    except TimeoutError:
-        raise InputError(
-            f"the pattern {expression.pattern!r} takes more than {MATCH_SECONDS} s for {where}; repeat no "
-            "group that is itself repeated or has alternatives, as in (a+)+"
-        ) from None
+
+    def __init__(self, expression: regex.Pattern[str], where: str) -> None:
+        self.expression, self.where = expression, where
+        self._left = FIRST_SECONDS
+
+    def match(self, name: str) -> regex.Match[str] | None:
+        """Match a whole name.
+
+        Raises:
+            InputError: if the names have taken more than ``FIRST_SECONDS``, and ``SECONDS`` each.
+        """
+        self._left += SECONDS
+        begun = time.perf_counter()
+        try:
+            return self.expression.fullmatch(name, timeout=self._left)
+        except TimeoutError:
+            raise InputError(
+                f"the pattern {self.expression.pattern!r} takes too long for {self.where}; repeat no group "
+                "that is itself repeated or has alternatives, as in (a+)+"
+            ) from None
+        finally:
+            self._left = max(0.0, self._left - (time.perf_counter() - begun))

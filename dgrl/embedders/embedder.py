@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dgrl.datasets.archive import files_below, readable
 from dgrl.embedders.catalog import load_embedder
 from dgrl.embedders.protocol import Embedder as Network
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
-from dgrl.images import Image, check_images, decode
+from dgrl.images import Image, check_images, read_image
 from dgrl.superres.upscale import FACTORS, bicubic, enlarge, has_rcan, load_rcans
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
@@ -97,7 +98,10 @@ class Embedder:
             InputError: naming the box that is none, or lies outside of the frame.
         """
         (image,) = _images([frame])
-        boxes = np.asarray(xyxy, float).reshape(-1, 4)
+        boxes = np.asarray(xyxy, float)
+        boxes = boxes if boxes.size else boxes.reshape(0, 4)
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise InputError(f"the boxes have the shape {boxes.shape}; give [N, 4]: left, top, right, bottom")
         height, width = image.shape[:2]
         crops = []
         for number, box in enumerate(boxes):
@@ -151,12 +155,14 @@ class Embedder:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, by their suffixes, sorted.
+    """The image files below a folder, by their suffixes, sorted; without hidden ones.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, a folder cannot be read, or there is a link to a folder or to nothing.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    with readable(folder):
+        found = map(Path, files_below(folder))
+        files = sorted(folder / name for name in found if name.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError(f"{folder} holds no image file ({', '.join(SUFFIXES)})")
     return files
@@ -181,27 +187,16 @@ def _images(sources: Any) -> Iterator[Image]:
             yield image
 
 
-def read_image(file: Path) -> Image:
-    """Decode an image file.
-
-    Raises:
-        InputError: if it is missing or no whole image.
-    """
-    try:
-        return decode(file.read_bytes(), str(file))
-    except OSError as error:
-        raise InputError(
-            f"{file} cannot be read ({error.strerror}); give an image file or a folder"
-        ) from None
-
-
 def _as_array(source: Any) -> npt.NDArray[Any]:
     if hasattr(source, "detach"):  # a tensor
-        array = np.asarray(source.detach().cpu().numpy())
+        source = source.detach().cpu()
+        array = np.asarray((source.float() if source.is_floating_point() else source).numpy())
         if array.ndim == 3 and array.shape[0] == 3:
             array = array.transpose(1, 2, 0)
             if array.dtype != np.uint8:
                 inside = array.size and np.isfinite(array).all() and 0 <= array.min() <= array.max() <= 1
                 array = np.rint(255 * array).astype(np.uint8) if inside else array
         return np.ascontiguousarray(array)
-    return np.asarray(source.convert("RGB") if hasattr(source, "convert") else source)
+    if hasattr(source, "convert"):  # of PIL; images of more than 8 bits would be cut off at 255
+        source = source if source.mode.startswith(("I", "F")) else source.convert("RGB")
+    return np.asarray(source)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import regex
 
-from dgrl.datasets.patterns import compile_pattern, match_name
+from dgrl.datasets.patterns import NameMatcher, compile_pattern
 from dgrl.embedders.embedder import image_files
 from dgrl.errors import InputError
-from dgrl.images import Image, decode
+from dgrl.images import Image, decode, read_image_file
 from dgrl.tables import JUNK, read_rows
 
 IN_TABLE = "#"  # between a table's folder and an image_id
@@ -55,7 +55,7 @@ def sources(paths: Iterable[Path], pattern: str | None = None) -> Iterator[Sourc
     Raises:
         InputError: if a path does not exist, or holds no image, or the pattern is none.
     """
-    expression = _compile(pattern) if pattern else None
+    matcher = NameMatcher(_compile(pattern), "the names of these files") if pattern else None
     for path in paths:
         if path.is_dir() and any(path.glob("part-*.parquet")):
             for row in read_rows(path):
@@ -63,16 +63,13 @@ def sources(paths: Iterable[Path], pattern: str | None = None) -> Iterator[Sourc
                     name = f"{path.resolve()}{IN_TABLE}{row.image_id}"
                     yield Source(name, row.person_id, row.camera_id, row.data)
             continue
+        root = path if path.is_dir() else path.parent
         for file in image_files(path) if path.is_dir() else [path]:
             _check_name(file)
-            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            person_id, camera_id = _ids(expression, name)
-            try:
-                yield Source(str(file.resolve()), person_id, camera_id, file.read_bytes())
-            except OSError as error:
-                raise InputError(
-                    f"{file} cannot be read ({error.strerror}); give an image or a folder"
-                ) from None
+            name = file.relative_to(root).as_posix()
+            person_id, camera_id = _ids(matcher, name)
+            # A link keeps its own name: what it leads to may be in the folder too, or in none
+            yield Source(str(root.resolve() / name), person_id, camera_id, read_image_file(file))
 
 
 def read_images(image_paths: Iterable[str]) -> dict[str, bytes]:
@@ -107,7 +104,7 @@ def _compile(pattern: str) -> regex.Pattern[str]:
     return expression
 
 
-def _ids(expression: regex.Pattern[str] | None, name: str) -> tuple[str | None, str | None]:
-    match = match_name(expression, name, name) if expression else None
+def _ids(matcher: NameMatcher | None, name: str) -> tuple[str | None, str | None]:
+    match = matcher.match(name) if matcher else None
     person_id, camera_id = (match.groupdict().get(group) if match else None for group in GROUPS)
     return person_id, camera_id
