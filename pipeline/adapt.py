@@ -1,17 +1,17 @@
 """Adapt a network to two cameras from pairs of images: a whitening, in seconds."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
+from dgrl.datasets.cells import read_cells
 from dgrl.embedders.adapted import save_whitening
 from dgrl.embedders.catalog import load_embedder, parse_model
-from dgrl.embedders.embedder import read_image
 from dgrl.embedders.protocol import Embedder, Resolution
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import Whitening, fit
 from dgrl.evaluation.ranking import Embeddings
+from dgrl.images import read_image
 
 COLUMNS = ("query", "gallery")  # of a table of pairs; person_id is optional
 
@@ -21,9 +21,9 @@ def adapt(model: str, pairs: Path, output: Path, *, flip: bool = True) -> Whiten
 
     Args:
         model: ``PATH`` or ``PATH@PREPROCESSING`` of a network.
-        pairs: CSV with a row for each pair: ``query`` and ``gallery``, the paths of an LR and an HR image of
-            one person, relative to the table's folder, and ``person_id`` where a person has several rows. The
-            network must not have been trained on these persons, which its file cannot tell.
+        pairs: CSV or Parquet with a row for each pair: ``query`` and ``gallery``, the paths of an LR and an
+            HR image of one person, relative to the table's folder, and ``person_id`` where a person has
+            several rows. The network must not have been trained on these persons, which its file cannot tell.
         output: a ``.safetensors`` file.
         flip: embed an image as the sum of itself and its mirror image, as the search then must.
 
@@ -31,8 +31,12 @@ def adapt(model: str, pairs: Path, output: Path, *, flip: bool = True) -> Whiten
         InputError: if a file is missing or wrong, or the pairs are too few.
     """
     rows = _read(pairs)
+    if output.suffix != ".safetensors" or output.resolve() == parse_model(model)[0].resolve():
+        raise InputError(f"{output} is no name for the result; give another one that ends in .safetensors")
     network = load_embedder(*parse_model(model), flip=flip)
-    names = [row.get("person_id") or f"row {number}" for number, row in enumerate(rows)]
+    names = [row.get("person_id") or f"row {number}" for number, row in enumerate(rows, 1)]
+    for column in COLUMNS:
+        _check_persons(pairs, column, [row[column] for row in rows], names)
     persons = np.unique(names, return_inverse=True)[1]
     query = _side(network, pairs.parent, [row["query"] for row in rows], persons, "lr")
     gallery = _side(network, pairs.parent, [row["gallery"] for row in rows], persons, "hr")
@@ -51,19 +55,23 @@ def _side(
     return Embeddings(features, codes, np.full_like(codes, resolution == "hr"))
 
 
-def _read(table: Path) -> list[dict[str, str]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{table} is no readable table ({error}); restore it or correct the path") from None
-    found = reader.fieldnames or []
-    if missing := [column for column in COLUMNS if column not in found]:
-        raise InputError(f"{table} has no column {missing[0]}, only {list(found)}; add it")
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values() or not all(row[column] for column in COLUMNS):
+def _check_persons(table: Path, column: str, paths: list[str], names: list[str]) -> None:
+    """Refuse an image of two persons: it would count as one's alone."""
+    known: dict[str, str] = {}
+    for path, name in zip(paths, names, strict=True):
+        if (other := known.setdefault(path, name)) != name:
             raise InputError(
-                f"{table}: row {number} below the header is not a cell for each column; correct it"
+                f"{table}: the {column} {path} is of {other} and of {name}; an image shows one person: name "
+                "the person of each row in a column person_id"
             )
+
+
+def _read(table: Path) -> list[dict[str, str]]:
+    columns, cells = read_cells(table)
+    if missing := [column for column in COLUMNS if column not in columns]:
+        raise InputError(f"{table} has no column {missing[0]}, only {columns}; add it")
+    rows = [dict(zip(columns, row, strict=True)) for row in cells]
+    for number, row in enumerate(rows, 1):
+        if empty := [column for column in COLUMNS if not row[column]]:
+            raise InputError(f"{table}: row {number} below the header has no {empty[0]}; add it")
     return rows

@@ -163,6 +163,17 @@ def test_own_pairs_make_a_whitening(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("query,other\na,b\n", "no column gallery"),
+        ("query,gallery,query\na,b,c\n", "has the column query 2 times"),
+        (
+            "query,gallery\na.png,b.png\na.png,c.png\n",
+            "the query a.png is of row 1 and of row 2",
+        ),
+        (
+            "query,gallery,person_id\na,b,1\nc,b,2\n",
+            "the gallery b is of 1 and of 2; an image",
+        ),
+        ("query;gallery\n;b\n", "row 1 below the header has no query"),
+        ("query,gallery\na\0,b\n", "cannot be read .*null byte"),
         ("query,gallery\na\n", "row 1 below the header"),
         ("query,gallery\na,b,c\n", "row 1 below the header"),
         ("query,gallery\nnone.png,none.png\n", "none.png cannot be read"),
@@ -175,3 +186,12 @@ def test_a_wrong_table_of_pairs_is_one_line(tmp_path: Path, content: str, messag
     with pytest.raises(InputError, match=message):
         adapt(f"{network}@rgb", tmp_path / "pairs.csv", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_whitening_is_not_written_over_its_network(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("query,gallery\na,b\n")
+    (tmp_path / "model.safetensors").write_text("weights")
+    for output in (tmp_path / "model.safetensors", tmp_path / "w.onnx"):
+        with pytest.raises(InputError, match="is no name for the result"):
+            adapt(str(tmp_path / "model.safetensors"), tmp_path / "pairs.csv", output)
+    assert (tmp_path / "model.safetensors").read_text() == "weights"
