@@ -293,3 +293,25 @@ def test_arrays_of_other_files_are_not_read(tmp_path: Path) -> None:
         file["testsets"] = h5py.ExternalLink("other.mat", "/array")
     with pytest.raises(InputError, match="testsets lies in another file"):
         cuhk03.official_splits(mat)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"data": h5py.Empty("f")},
+        {"shape": (2, 1), "dtype": "S1000000000", "chunks": (1, 1), "compression": "gzip"},
+        {"shape": (2, 1), "dtype": h5py.vlen_dtype(np.float64)},
+        {"shape": (2, 1), "dtype": h5py.string_dtype()},
+        {"shape": (2, 1), "dtype": [("a", "f8")]},
+        {"shape": (2, 1), "dtype": h5py.ref_dtype},  # to nothing
+    ],
+    ids=str,
+)
+def test_arrays_of_odd_types_are_refused_before_they_are_read(tmp_path: Path, odd: dict[str, Any]) -> None:
+    mat = write_mat(tmp_path / "cuhk-03.mat")
+    with h5py.File(mat, "r+") as file:
+        del file["testsets"]
+        file.create_dataset("testsets", **odd)
+    message = error_of(mat, cuhk03.official_splits)
+    assert "testsets" in message
+    assert "give the official cuhk-03.mat" in message

@@ -99,21 +99,29 @@ class Mat:
             found = self.file[key]
         except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise self.error(name, f"is missing ({error})") from None
-        if not hasattr(found, "ndim"):
+        if getattr(found, "shape", None) is None:
             raise self.error(name, "is no array")
         if found.external or found.is_virtual or found.file.filename != self.file.filename:
             raise self.error(name, "lies in another file, which is not read")
+        if found.id.get_type().get_class() not in self._kinds():
+            raise self.error(name, "has neither numbers nor references")
         if found.size > (most := 3 * limits().image_pixels):
             problem = f"has {found.size} numbers, more than the limit of {most} (3 limits.image_pixels)"
             raise self.error(name, problem)
         return found
+
+    def _kinds(self) -> tuple[int, ...]:
+        """Of types, all but such as text or lists, of which one element takes any memory."""
+        from h5py import h5t  # type: ignore[import-untyped]
+
+        return h5t.INTEGER, h5t.FLOAT, h5t.REFERENCE
 
     def read(self, key: Any, name: str) -> npt.NDArray[Any]:
         """The array as MATLAB shows it."""
         dataset = self.dataset(key, name)
         try:
             return np.asarray(dataset[()]).T
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise self.error(name, f"is damaged ({error})") from None
 
     def cells(self, variable: str) -> list[npt.NDArray[Any]]:
