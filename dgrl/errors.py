@@ -46,6 +46,8 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # which is torch's
         return _MEMORY
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):  # torch's without a GPU
+        return _MEMORY
     if (found := find_os_error(error)) is None:
         return None
     message = str(found) if found.errno is None else os.strerror(found.errno)

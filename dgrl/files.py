@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from dgrl.errors import find_os_error
+from dgrl.errors import InputError, find_os_error
 
 _HAS_LOCKS = find_spec("fcntl") is not None  # not on Windows
 if _HAS_LOCKS:
@@ -98,6 +98,17 @@ def locked(path: Path, reason: str, *, wait: bool = True) -> Iterator[bool]:
             return
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """The hidden file ``.<name><suffix>`` in the folder of a path.
+
+    Raises:
+        InputError: if the path is ``.``, ``..`` or ``/``, whose folder is another.
+    """
+    if path.name in ("", ".."):
+        raise InputError(f"{str(path)!r} is no name to write to; give that of a file or folder in it")
+    return path.with_name(f".{path.name}{suffix}")
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in lower-case hexadecimal."""
     with path.open("rb") as file:
@@ -108,7 +119,7 @@ def sha256(path: Path) -> str:
 def _building(path: Path) -> Iterator[Path]:
     """A free path of the same name in a temporary folder beside ``path``, which is its only writer's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
+    lock = beside(path, ".lock")
     with locked(lock, f"waiting for another writer of {path}") as held:
         if held:  # then nobody writes what a killed process left
             for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):

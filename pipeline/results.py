@@ -58,8 +58,10 @@ def read_json(path: Path, kind: type = dict) -> Any:
     """
     try:
         content = json.loads(path.read_text("utf-8"), object_pairs_hook=partial(_Object, path))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run the stage that writes it") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); run the stage that writes it") from None
+        raise InputError(f"{path} cannot be read ({error.strerror}); give yourself the right to") from None
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, kind):

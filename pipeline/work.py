@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from dgrl.errors import InputError
 from dgrl.files import locked, sha256
@@ -76,8 +77,14 @@ def _last_change(folder: Path) -> float:
 
 def code(stage: str, dataset: str) -> list[Path]:
     """The code that a stage depends on: its dependencies in dvc.yaml, less the data that stages write."""
-    deps = read_yaml(Path("dvc.yaml"))["stages"][stage]["deps"]
-    paths = [Path(dep.replace("${item.dataset}", dataset)) for dep in deps]
+    content: Any = read_yaml(Path("dvc.yaml"))
+    try:
+        deps = content["stages"][stage]["deps"]
+        paths = [Path(dep.replace("${item.dataset}", dataset)) for dep in deps]
+    except (LookupError, TypeError, AttributeError):
+        raise InputError(
+            f"dvc.yaml: the stage {stage} has no list of files in deps; restore the file from git"
+        ) from None
     return [path for path in paths if path.parts[0] != "data" or "code" in path.parts]
 
 

@@ -249,3 +249,10 @@ def test_a_system_without_fcntl_writes_files_too(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=True)
     assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("path", [".", "..", "/"])
+@pytest.mark.parametrize("write", [atomic_file, atomic_folder])
+def test_a_path_without_a_name_of_its_own(path: str, write: Any) -> None:
+    with pytest.raises(InputError, match="is no name to write to"), write(Path(path)):
+        pass

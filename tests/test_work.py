@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dgrl.errors import InputError
-from pipeline.work import work_folder
+from pipeline.work import code, work_folder
 
 FORK = multiprocessing.get_context("fork")
 DAY = 24 * 3600
@@ -194,3 +194,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     Path(".work").touch()
     with pytest.raises(OSError, match=re.escape(".work")), work_folder("train@x", "", []):
         pass
+
+
+@pytest.mark.parametrize("text", ["stages: {}", "stages: {train: {deps: [{a: {}}]}}", "stages: 5"])
+def test_an_edited_dvc_yaml_is_named(text: str) -> None:
+    Path("dvc.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"^dvc.yaml: the stage train has no list of files in deps"):
+        code("train", "x")

@@ -27,6 +27,7 @@ from dgrl.progress import progress
 ATTEMPTS = 4  # per mirror
 BACKOFF = 1.0  # seconds before a further attempt; doubled while the server cannot be reached
 TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds of silence
+MOST = 16 << 30  # bytes of a file; a server that sends more would fill the disk
 CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 
 _TRY_LATER = (408, 425, 429, 500, 502, 503, 504)  # HTTP status that may change by waiting
@@ -87,6 +88,8 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
             f"{error.filename or path} cannot be read or written ({error.strerror or error}); remove what is "
             "in the way, make room and give yourself the right to write there, or choose another cache"
         ) from None
+    except ValueError as error:  # a path with a null character
+        raise InputError(f"{str(path)!r} is no path ({error}); choose another cache") from None
     return path
 
 
@@ -192,6 +195,8 @@ def _append(response: requests.Response, name: str, out: BufferedRandom) -> None
         for chunk in response.raw.stream(CHUNK, decode_content=False):
             out.write(chunk)
             out.flush()
+            if out.tell() > MOST:
+                raise _MirrorError(f"sends more than {MOST} bytes")
             display.advance(bar, len(chunk) / 1e6)
 
 
