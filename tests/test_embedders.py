@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from dgrl.embedders.catalog import load_embedder, parse_model
 from dgrl.embedders.external import METADATA
+from dgrl.embedders.preprocessing import choose
 from dgrl.errors import InputError
 from dgrl.extractor import Extractor
 from dgrl.image_bank import resize
@@ -178,3 +179,61 @@ def test_openvino_metadata_that_are_no_json_are_one_line(tmp_path: Path) -> None
     openvino.save_model(network, tmp_path / "means.xml")
     with pytest.raises(InputError, match=r"means\.xml: its metadata dgrl\.preprocessing are no JSON"):
         load_embedder(tmp_path / "means.xml")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "kind", "said"),
+    [
+        ([helper.make_node("Reshape", ["images", "target"], ["embedding"])], "FLOAT", "does not run"),
+        ([helper.make_node("ConstantOfShape", ["target"], ["embedding"])], "FLOAT", "does not run"),
+        (
+            [
+                helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+                helper.make_node("Cast", ["pooled"], ["embedding"], to=TensorProto.STRING),
+            ],
+            "STRING",
+            "its output is .*, not one embedding",
+        ),
+        (
+            [
+                helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+                helper.make_node("Cast", ["pooled"], ["embedding"], to=TensorProto.INT64),
+            ],
+            "INT64",
+            "its output is int64 .*, not one embedding",
+        ),
+    ],
+)
+def test_an_onnx_network_that_does_not_embed(tmp_path: Path, nodes: list[Any], kind: str, said: str) -> None:
+    images_in = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, *SIZE])
+    out = helper.make_tensor_value_info("embedding", TensorProto.DataType.Value(kind), None)
+    target = helper.make_tensor("target", TensorProto.INT64, [2], [2**22, 2**22])
+    graph = helper.make_graph(nodes, "odd", [images_in], [out], [target])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "odd.onnx",
+    )
+    with pytest.raises(InputError, match=said):
+        load_embedder(tmp_path / "odd.onnx", "rgb")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("colour: rgb\nstd: [0, 1, 1]\n", "std.0 = 0"),
+        ("colour: rgb\nstd: [-1, 1, 1]\n", "std.0 = -1"),
+        ("colour: rgb\nmean: [.nan, 1, 1]\n", "mean.0 = nan"),
+        ("colour: " + "[" * 20_000, "no readable YAML"),
+        ("colour: rgb\ncolour: bgr\n", "no readable YAML"),
+    ],
+)
+def test_a_wrong_preprocessing_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        choose(tmp_path / "m.onnx", None, None)
+    assert len(str(caught.value)) < 500
+
+
+def test_numbers_of_a_preprocessing_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("colour: rgb\nstd: [1e2, 1e-05, 010]\n")
+    assert choose(tmp_path / "m.onnx", None, None).std == (100.0, 1e-5, 10.0)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from dgrl.datasets.archive import require_readable
 from dgrl.embedders.protocol import Embedder, Resolution
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import Side, Whitening
@@ -51,22 +52,21 @@ def load_whitening(path: Path, network: Embedder) -> Whitening:
     Raises:
         InputError: if the file is missing, damaged, or belongs to another network.
     """
+    require_readable(path)
     try:
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {})[ENTRY])
             query_mean, gallery_mean, matrix = (file.get_tensor(name) for name in TENSORS)
         whitening = Whitening(query_mean, gallery_mean, matrix, header["shrinkage"], header["pairs"])
         belongs = header["network"]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; `dgrl adapt` writes it") from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problem = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is no whitening, or damaged ({problem}); adapt again") from None
     if belongs != network.digest:
         raise InputError(f"{path} belongs to another network than {network.name}; adapt this one")
-    size = len(query_mean)
+    size = network.embed([], "hr").shape[1]
     if not (query_mean.shape == gallery_mean.shape == (size,) and matrix.shape == (size, size)):
-        raise InputError(f"{path}: its means and its matrix do not fit together; adapt again")
+        raise InputError(f"{path}: its means and its matrix do not fit the network; adapt again")
     if not all(np.isfinite(array).all() for array in (query_mean, gallery_mean, matrix)):
         raise InputError(f"{path} has values that are not finite; adapt again")
     return whitening

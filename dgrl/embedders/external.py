@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dgrl.datasets.archive import require_readable
 from dgrl.embedders.preprocessing import Preprocessing, choose, input_size, prepare
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
@@ -67,13 +68,14 @@ class ExternalNetwork:
     def _output(self, inputs: Floats) -> Floats:
         try:
             found = np.asarray(self.run(inputs))
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # onnxruntime's have no class of their own in common
             raise InputError(f"{self.path} does not run ({_first_line(error)}); export it again") from None
         outputs = found.reshape(found.shape[:2]) if found.shape[2:] == (1, 1) else found
-        if outputs.ndim != 2 or len(outputs) != len(inputs):
+        if outputs.ndim != 2 or len(outputs) != len(inputs) or outputs.dtype.kind != "f":
             raise InputError(
-                f"{self.path}: its output is {list(found.shape)} for {len(inputs)} images, not one embedding "
-                "[N, D]; export the network without its classifier and with the embedding as first output"
+                f"{self.path}: its output is {found.dtype} {list(found.shape)} for {len(inputs)} images, not "
+                "one embedding [N, D]; export the network without its classifier and with the embedding as "
+                "first output"
             )
         return outputs.astype(np.float32, copy=False)
 
@@ -81,6 +83,7 @@ class ExternalNetwork:
 def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> ExternalNetwork:
     """A network of an ``.onnx`` file; see ``catalog.load_embedder``."""
     ort = package("onnxruntime", "onnx", str(path))
+    require_readable(path)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # problems are raised, not written
     try:
@@ -109,8 +112,10 @@ def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) 
     """A network of an OpenVINO ``.xml`` file and its ``.bin``; see ``catalog.load_embedder``."""
     ov = package("openvino", "openvino", str(path))
     core = ov.Core()
+    require_readable(path)
     if not path.with_suffix(".bin").is_file():
         raise InputError(f"{path} lacks its weights {path.with_suffix('.bin').name}; put them beside it")
+    require_readable(path.with_suffix(".bin"))
     try:
         network = core.read_model(str(path))
         if len(network.inputs) != 1:
@@ -154,7 +159,7 @@ def _parse(path: Path, entry: str) -> Preprocessing:
     """The preprocessing that this project's export writes into a file."""
     try:
         values = json.loads(entry)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: its metadata {METADATA} are no JSON; export it again") from None
     return Preprocessing.parse(values, METADATA, str(path))
 

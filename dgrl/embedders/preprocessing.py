@@ -6,15 +6,19 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from pydantic import Field, Strict
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from dgrl.config import Section
+from dgrl.datasets.archive import require_readable
 from dgrl.errors import InputError
 from dgrl.image_bank import resize
 from dgrl.images import Image
 
 Channels = Annotated[tuple[float, float, float], Strict(False)]
+Positive = Annotated[float, Field(gt=0)]
+Deviations = Annotated[tuple[Positive, Positive, Positive], Strict(False)]
 Size = Annotated[int, Field(ge=8, le=4096)]
 
 
@@ -23,7 +27,7 @@ class Preprocessing(Section):
 
     colour: Literal["rgb", "bgr"]
     mean: Channels = (0.0, 0.0, 0.0)
-    std: Annotated[Channels, Field()] = (1.0, 1.0, 1.0)
+    std: Deviations = (1.0, 1.0, 1.0)
     height: Size | None = None  # pixels, where the network takes any
     width: Size | None = None
 
@@ -67,10 +71,11 @@ def choose(path: Path, name: str | None, metadata: Preprocessing | None) -> Prep
 
 
 def _read(path: Path) -> Any:
+    require_readable(path)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, YAMLError) as error:
+        problem = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is no readable YAML file ({problem}); correct it") from None
 
 
