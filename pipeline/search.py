@@ -226,7 +226,7 @@ def _calibration(model: Path, digest: str) -> "Calibration | None":
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path} is no JSON; run the stage evaluate again") from None
     if values is None:
         return None

@@ -226,3 +226,26 @@ def test_a_damaged_calibration_is_refused() -> None:
     values = calibration.model_dump(mode="json")
     with pytest.raises(InputError, match="same length"):
         Calibration.parse(values | {"log_odds": []}, "", "calibration.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("similarity", [0.5, 0.0]),
+        ("similarity", []),
+        ("thresholds", {"0": 0.1}),
+        ("thresholds", {"1": 0.1}),
+        ("thresholds", {"nan": 0.1}),
+        ("thresholds", {"often": 0.1}),
+        ("thresholds", {"0.0010": 0.1}),
+        ("thresholds", {"-0.1": 0.1}),
+    ],
+)
+def test_a_calibration_that_is_none(key: str, value: object) -> None:
+    good = {
+        "model": "d", "method": "isotonic", "similarity": [0.0, 0.5], "log_odds": [0.0, 1.0],
+        "thresholds": {"0.001": 0.1, "1e-05": 0.2}, "pairs": [1, 2],
+    }  # fmt: skip
+    Calibration.parse(good, "")
+    with pytest.raises(InputError, match=key):
+        Calibration.parse(good | {key: value}, "")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from test_archive import unprivileged
 
 from dgrl.errors import InputError
 from dgrl.random import named_generator
@@ -219,3 +220,43 @@ def test_the_folder_says_whose_it_is(tmp_path: Path) -> None:
     index_of(random_vectors(count=3)).save(tmp_path / "index")
     described = json.loads((tmp_path / "index/index.json").read_text())
     assert described == {"model": "network", "digest": "d" * 64, "kind": "exact", "rows": 3, "dimension": 8}
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_the_graph_of_another_index_is_refused(tmp_path: Path, kind: Kind) -> None:
+    for name, count, dimension in (("a", 40, 8), ("b", 41, 8), ("c", 40, 9)):
+        index_of(random_vectors(count=count, dimension=dimension), kind).save(tmp_path / name)
+    for name in "bc":
+        (tmp_path / "a/faiss.index").write_bytes((tmp_path / name / "faiss.index").read_bytes())
+        with pytest.raises(InputError, match="its files differ in size"):
+            Index.load(tmp_path / "a")
+
+
+def test_files_of_another_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    index_of(random_vectors(count=3)).save(folder)
+    with (folder / "vectors.npy").open("wb") as file:
+        np.savez(file, vectors=np.zeros((3, 8)))
+    with pytest.raises(InputError, match="its files differ in size"):
+        Index.load(folder)
+    for value in (np.nan, 0.0, 1e30):
+        vectors = random_vectors(count=3)
+        vectors[1, 2:] = value
+        np.save(folder / "vectors.npy", vectors)
+        with pytest.raises(InputError, match="not all vectors are of unit length"):
+            Index.load(folder)
+    (folder / "index.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="is a damaged index"):
+        Index.load(folder)
+
+
+def test_an_index_that_may_not_be_read_is_not_called_damaged() -> None:
+    with unprivileged() as home:
+        index_of(random_vectors(count=3)).save(home / "index")
+        for name in ("index.json", "rows.parquet", "vectors.npy"):
+            (home / "index" / name).chmod(0)
+            with pytest.raises(
+                InputError, match=rf"{name} cannot be read \(Permission denied\); give yourself the right"
+            ):
+                Index.load(home / "index")
+            (home / "index" / name).chmod(0o600)

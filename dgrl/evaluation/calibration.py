@@ -14,7 +14,7 @@ from pydantic import Strict, model_validator
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
 
-from dgrl.config import Section
+from dgrl.config import Section, shown
 from dgrl.evaluation.ranking import DISTRACTOR, Embeddings
 from dgrl.random import named_generator
 
@@ -79,6 +79,15 @@ class Calibration(Section):
     def _check(self) -> Self:
         if len(self.similarity) != len(self.log_odds) or not self.similarity:
             raise ValueError("similarity and log_odds must have the same length, at least 1")
+        if list(self.similarity) != sorted(self.similarity):
+            raise ValueError("similarity must ascend")
+        for rate in self.thresholds:
+            try:
+                is_rate = 0 < float(rate) < 1 and rate == f"{float(rate):g}"
+            except ValueError:
+                is_rate = False
+            if not is_rate:
+                raise ValueError(f"thresholds: {shown(rate)} is no false-match rate such as 0.001")
         return self
 
     def probability(self, similarity: npt.ArrayLike, prior: float = 0.5) -> Floats:

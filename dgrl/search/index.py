@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgrl.config import Section
+from dgrl.datasets.archive import require_readable
 from dgrl.errors import InputError
 from dgrl.extras import package
-from dgrl.files import atomic_folder, locked
+from dgrl.files import atomic_folder, beside, locked
 
 Kind = Literal["exact", "hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -37,6 +38,8 @@ SCHEMA = pa.schema(
 )
 LINKS, EF_CONSTRUCTION, EF_SEARCH = 32, 80, 128  # of HNSW: at a million vectors recall is over 0.95
 FEW = 19  # queries; of more faiss makes one matrix product, by all threads
+CHUNK = 1 << 16  # vectors in memory at once
+NORM = 1e-3  # by which a vector's length may differ from 1
 ROWS_PER_LIST, PROBED = 39, 8  # of IVF: the fewest for faiss' k-means; one list of so many is searched
 
 
@@ -90,7 +93,7 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open an index; its vectors stay on disk until they are read.
+        """Open an index; its vectors, which are read once to check them, stay on disk.
 
         Raises:
             InputError: if the folder is missing, damaged or no index.
@@ -98,6 +101,8 @@ class Index:
         file = folder / "index.json"
         if not file.exists():
             raise InputError(f"{folder} is no index (it has no index.json); dgrl index makes one")
+        for each in filter(Path.is_file, folder.iterdir()):
+            require_readable(each)
         try:
             described = _Description.parse(json.loads(file.read_text()), "", str(file))
             rows = _read_rows(folder / "rows.parquet")
@@ -105,13 +110,20 @@ class Index:
             index = (
                 _import_faiss().read_index(str(folder / "faiss.index")) if described.kind != "exact" else None
             )
-        except (OSError, ValueError, EOFError, RuntimeError, pa.ArrowException) as error:
+        except (OSError, ValueError, EOFError, RuntimeError, RecursionError, pa.ArrowException) as error:
             problem = " ".join(str(error).split())[:150]
             raise InputError(f"{folder} is a damaged index ({problem}); delete it and index again") from None
         size = (described.rows, described.dimension)
-        if vectors.shape != size or vectors.dtype != np.float32 or len(rows) != size[0]:
+        fits = index is None or (index.ntotal, index.d) == size
+        if not isinstance(vectors, np.ndarray) or vectors.shape != size or vectors.dtype != np.float32:
+            fits = False
+        if not fits or len(rows) != size[0]:
             raise InputError(
                 f"{folder} is a damaged index (its files differ in size); delete it and index again"
+            )
+        if not _are_unit(vectors):
+            raise InputError(
+                f"{folder} is a damaged index (not all vectors are of unit length); delete it and index again"
             )
         return cls(described.model, described.digest, described.kind, rows, vectors, index)
 
@@ -156,8 +168,8 @@ class Index:
             raise InputError(
                 f"embeddings of {vectors.shape[1]} values for an index of {self.vectors.shape[1]}"
             )
-        if not np.isfinite(vectors).all():
-            raise InputError("an embedding has values that are not finite; check the model's weights")
+        if not _are_unit(vectors):
+            raise InputError("an embedding is not finite and of unit length; check the model's weights")
         self.remove(self.rows.image_path.isin(rows.image_path).to_numpy(bool))
         if not len(self.rows):
             self.rows, self.vectors = rows.reset_index(drop=True), np.ascontiguousarray(vectors, np.float32)
@@ -213,8 +225,14 @@ class Index:
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
     """Keep other processes from changing the index in the meantime; they wait."""
-    with locked(folder.with_name(f".{folder.name}.change"), f"waiting for another change of {folder}"):
+    with locked(beside(folder, ".change"), f"waiting for another change of {folder}"):
         yield
+
+
+def _are_unit(vectors: Vectors) -> bool:
+    parts = (vectors[start : start + CHUNK] for start in range(0, len(vectors), CHUNK))
+    with np.errstate(all="ignore"):
+        return all((np.abs(np.linalg.norm(part, axis=1) - 1) < NORM).all() for part in parts)
 
 
 def _read_rows(file: Path) -> pd.DataFrame:
