@@ -161,7 +161,7 @@ def rank(
     _check_pair(query, gallery)
     if not (cmc_length > 0 and chunk > 0 and tie >= 0):
         raise InputError(f"cmc_length = {cmc_length}, chunk = {chunk}, tie = {tie}; give at least 1, 1 and 0")
-    dtype = np.result_type(query.features, gallery.features)
+    dtype = np.result_type(query.features, gallery.features, np.float32)
     left, right = (torch.from_numpy(side.features.astype(dtype, copy=False)) for side in (query, gallery))
     similarity = similarity or (lambda rows: left[rows] @ right.T)
     ids, persons, counts = np.unique(gallery.person_ids, return_inverse=True, return_counts=True)

@@ -49,6 +49,8 @@ class KReciprocal:
         chunk: int = 256,
     ) -> None:
         features = np.concatenate([query, gallery])
+        if not np.isfinite(features).all():
+            raise InputError("k-reciprocal re-ranking: the features hold NaN or infinity; check the model")
         if not 1 <= k2 <= k1 < len(features):
             raise InputError(
                 f"k-reciprocal re-ranking: k1 = {k1}, k2 = {k2} with {len(features)} images; "
