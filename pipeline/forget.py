@@ -16,6 +16,7 @@ from dgrl.errors import InputError
 from dgrl.files import atomic_file
 from pipeline.inputs import inputs
 from pipeline.paths import Paths
+from pipeline.results import read_json
 
 if TYPE_CHECKING:  # they import pandas, which takes a second
     from dgrl.search.index import Index, Mask
@@ -54,7 +55,8 @@ def forget(
     held = _images_of(person, paths) if paths else {}
     rows = [row for part in held.values() for row in part]
     gone = partial(_gone, person=person, paths=paths, digests={_sha256(row.data) for row in rows})
-    if not rows and not any(gone(Index.load(folder)).any() for folder in indexes):
+    indexed = [gone(Index.load(folder)).any() for folder in indexes]  # a wrong one is refused before any change
+    if not rows and not any(indexed):
         raise InputError(f"nothing is known of the person {person!r}; give a person_id as the tables have it")
     traces = {trace for row in rows for trace in _traces(row)}
     # The tables last: until all else is done, a run that was killed can be repeated.
@@ -90,33 +92,42 @@ def holders(traces: Iterable[bytes], roots: Iterable[Path]) -> Iterator[Path]:
 
 def _contents(path: Path) -> Iterator[bytes]:
     """A file's bytes, and what it holds, unpacked."""
+    data = path.read_bytes()
+    yield data
+    try:
+        if data.startswith(b"PAR1"):
+            yield from _row_groups(data)
+        elif zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    yield archive.read(name)
+    except Exception as error:  # damaged, encrypted, or by an unknown method: others' files raise anything
+        logger.warning("%s cannot be unpacked (%s): only its packed bytes are searched", path, error)
+
+
+def _row_groups(parquet: bytes) -> Iterator[bytes]:
+    """The bytes of a Parquet file without its compression."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = path.read_bytes()
-    yield data
-    if data.startswith(b"PAR1"):
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
-                sink = pa.BufferOutputStream()
-                with pa.ipc.new_stream(sink, table.schema) as stream:
-                    stream.write_table(table)
-                yield sink.getvalue().to_pybytes()
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                yield archive.read(name)
+    with pq.ParquetFile(pa.BufferReader(parquet)) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            yield sink.getvalue().to_pybytes()
 
 
 def _images_of(person: str, paths: Paths) -> "dict[Path, list[ImageRow]]":
-    """The person's images by shard, those that others are made from last."""
+    """The person's images by shard."""
     from dgrl.tables import read_keys, read_rows
 
     shards = [
-        shard for shard in paths.root.rglob("part-*.parquet") if person in set(read_keys(shard).person_id)
+        shard
+        for shard in sorted(paths.root.rglob("part-*.parquet"))
+        if person in set(read_keys(shard).person_id)
     ]
-    shards.sort(key=lambda shard: (paths.images in shard.parents, shard))
     return {shard: [row for row in read_rows(shard) if row.person_id == person] for shard in shards}
 
 
@@ -161,14 +172,19 @@ def _forget_in_results(person: str, paths: Paths, image_ids: set[str]) -> set[by
 
 def _forget_in_embeddings(person: str, file: Path) -> set[bytes]:
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if not file.exists():
         return set()
-    table = pq.read_table(file)
-    gone = pc.equal(table["person_id"], person)
-    vectors = table.filter(gone)["embedding"].to_pylist()
+    try:
+        table = pq.read_table(file)
+        gone = pc.equal(table["person_id"], person)
+        vectors = table.filter(gone)["embedding"].to_pylist()
+    except (pa.ArrowException, LookupError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise InputError(f"{file} is damaged ({problem}); delete it and run forget again") from None
     with atomic_file(file) as building:
         pq.write_table(table.filter(pc.invert(gone)), building)
     return {np.asarray(vector, np.float32).tobytes() for vector in vectors}
@@ -186,13 +202,14 @@ def _forget_in_json(person: str, file: Path, image_ids: set[str]) -> None:
             return {key: without(each) for key, each in value.items() if key not in image_ids}
         return value
 
-    content = without(json.loads(file.read_text()))
+    content = without(read_json(file, list if file.name == "splits.json" else dict))
     for table in content.get("digests", {}) if isinstance(content, dict) else {}:
         keys = read_keys(file.parent / table)
         keys = keys[keys.person_id != person]
         factors = dict(sorted(Counter(map(int, keys.factor)).items()))
         counts = {"images": len(keys), "persons": keys.person_id.nunique(), "factors": factors}
-        content["counts"][table], content["digests"][table] = counts, table_digest(keys)
+        content.setdefault("counts", {})[table] = counts
+        content["digests"][table] = table_digest(keys)
     with atomic_file(file) as building:
         building.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -74,6 +74,7 @@ def init(
         raise InputError("what shall be looked at is missing; give --from-folder DIR or --table FILE")
     _check_free()
     base = read_yaml(PARAMS if PARAMS.exists() else PROJECT / PARAMS)
+    Params.parse(base, "", str(PARAMS))  # a wrong one is named before the images are looked at
     source, lines = _source(folder, table, pattern)
     values, more = _fitting(base, name, source, use_all)
     laid = _lay_down(folder)

@@ -272,3 +272,36 @@ def test_traces_are_found_wherever_they_lie(tmp_path: Path) -> None:
     (tmp_path / "text.html").write_bytes(base64.b64encode(trace))
     found = {path.name for path in holders([trace, base64.b64encode(trace)], [tmp_path])}
     assert found == {"table.parquet", "a.zip", "raw", "text.html"}
+
+
+def test_a_file_that_cannot_be_unpacked_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x", b"trace")
+    locked = bytearray((tmp_path / "a.zip").read_bytes())
+    locked[6] |= 1  # encrypted, says the local header, and the central one
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(locked)
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 no more, but the trace")
+    assert {path.name for path in holders([b"trace"], [tmp_path])} == {"a.zip", "b.parquet"}
+    assert not list(holders([b"other"], [tmp_path]))
+    assert "a.zip cannot be unpacked" in caplog.text
+    assert "b.parquet cannot be unpacked" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["mlr/split.json", "eval/embeddings.parquet"])
+def test_a_damaged_result_is_named_and_the_person_stays_known(dgrl: Command, name: str) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["source"]["synthetic"] |= {"persons": 8, "images_per_camera": 1, "width": 16, "height": 32}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    for stage in ("download", "split"):
+        assert dgrl(stage, "synthetic")[0] == 0
+    file = Path("data/synthetic", name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"PAR1 {")
+    status, said = dgrl("forget", "0001", "--dataset", "synthetic")
+    assert status == 1
+    assert f"{file} is damaged" in said
+    file.unlink()
+    status, said = dgrl("forget", "0001", "--dataset", "synthetic")
+    assert status == 0, said
+    assert "removed 4 images" in said
