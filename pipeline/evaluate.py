@@ -1,7 +1,6 @@
 """Stage evaluate: the trained network's metrics on query and gallery."""
 
 import json
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from dgrl.evaluation.ranking import Embeddings, rank
 from dgrl.extractor import Extractor
 from dgrl.files import atomic_folder, sha256
 from dgrl.image_bank import ImageBank, load_bank
+from dgrl.mlr.protocol import MlrParams, seen_by_lr_camera
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
 from dgrl.parallel.device import default_workers
@@ -92,13 +92,17 @@ def _adaptation_pairs(
 ) -> tuple[Embeddings, Embeddings]:
     """Training persons whom the network did not learn from: by the LR camera, and by the others."""
     learned = trained_persons(paths.model)
-    lr_camera = read_json(paths.split)["options"]["lr_camera"]
+    options = read_json(paths.split)["options"]
+    mlr = MlrParams.parse(
+        {**options, "lr_camera": {dataset: options["lr_camera"]}}, "options", str(paths.split)
+    )
+    banks = [load_bank(table, *size) for table in (paths.sr("train"), paths.mlr("train_hr"))]
+    seen = seen_by_lr_camera(pd.concat([bank.keys for bank in banks], ignore_index=True), dataset, mlr)
     sides = []
-    for table, is_lr in ((paths.sr("train"), True), (paths.mlr("train_hr"), False)):
-        bank = load_bank(table, *size)
+    for bank, is_lr, start in zip(banks, (True, False), (0, len(banks[0])), strict=True):
         chosen = [
-            f"{dataset}/{person}" not in learned and fnmatchcase(camera, lr_camera) == is_lr
-            for person, camera in zip(bank.keys.person_id, bank.keys.camera_id, strict=True)
+            f"{dataset}/{person}" not in learned and by_lr == is_lr
+            for person, by_lr in zip(bank.keys.person_id, seen[start : start + len(bank)], strict=True)
         ]
         sides.append(ImageBank(bank.images[torch.tensor(chosen)], bank.keys[chosen]))
     if not all(map(len, sides)):

@@ -1,7 +1,6 @@
 """Stage pretrain_sr: RCAN of one scale, trained on the HR training images."""
 
 from dgrl.errors import InputError
-from dgrl.mlr.degrade import degradation
 from dgrl.superres.pretrain import large_enough, pretrain, publish_nothing
 from pipeline.params import Params
 from pipeline.paths import Paths
@@ -25,7 +24,7 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
     table = paths.mlr("train_hr")
-    how = degradation(params.mlr.recipe, params.mlr.kernel, params.mlr.jpeg_quality)
+    how = params.mlr.degradation
     settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing of this one's
     files = [table, *code("pretrain_sr", dataset)]
     for each in params.datasets:  # now, not when hours have gone into this one

@@ -1,6 +1,7 @@
 """Stage split: the images to the MLR training, query and gallery tables."""
 
 import json
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -8,13 +9,15 @@ from pathlib import Path
 import pandas as pd
 
 from dgrl.files import atomic_folder
-from dgrl.mlr.degrade import Degradation, Entry, degradation, make_row
+from dgrl.mlr.degrade import Degradation, Entry, make_row
 from dgrl.mlr.protocol import TABLES, describe, plan_split
 from dgrl.parallel.shards import DEFAULT_BACKEND, Backend, map_shards
 from dgrl.tables import ImageRow, count_keys, read_keys, read_rows, shards, write_shard
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.results import official_splits
+
+logger = logging.getLogger(__name__)
 
 
 def split(
@@ -32,11 +35,13 @@ def split(
     keys = {shard: read_keys(shard) for shard in shards(paths.images)}
     images = pd.concat(keys.values())
     plan = plan_split(images, dataset, params.mlr, official_splits(dataset))
+    for note in plan.notes:
+        logger.warning(note)
     jobs = [
         (shard, {name: plan.entries[name] for name in part.image_id if name in plan.entries})
         for shard, part in keys.items()
     ]
-    how = degradation(params.mlr.recipe, params.mlr.kernel, params.mlr.jpeg_quality)
+    how = params.mlr.degradation
     with atomic_folder(paths.split.parent) as building:
         folders = {table: building / table for table in TABLES}
         map_shards(

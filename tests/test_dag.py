@@ -1,7 +1,9 @@
 """dvc.yaml tells the truth: stages depend on the code that they import and the values that they read."""
 
 import ast
+import inspect
 import re
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -122,9 +124,20 @@ def params_read(stage: str) -> set[str]:
         if isinstance(node, ast.Attribute) and id(node) not in inner:
             section, _, key = ast.unparse(node).removeprefix("params.").partition(".")
             if ast.unparse(node).startswith("params.") and section in Params.model_fields:
-                key = key.partition(".")[0]
-                found.add(f"{section}.{key}" if key in fields(section) else section)
+                found |= keys_read(section, key.partition(".")[0])
     return found
+
+
+def keys_read(section: str, key: str) -> set[str]:
+    """The keys behind a key, or a property that is made of keys, of a section; the section for all else."""
+    if key in fields(section):
+        return {f"{section}.{key}"}
+    found: Any = getattr(Params.model_fields[section].annotation, key, None)
+    if not isinstance(found, property):
+        return {section}
+    tree = ast.parse(textwrap.dedent(inspect.getsource(found.fget)))  # type: ignore[arg-type]
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return {f"{section}.{name}" for name in names & set(fields(section))}
 
 
 def is_declared(read: str, names: list[str]) -> bool:

@@ -228,13 +228,22 @@ def test_an_unknown_lr_camera_is_named(chosen: dict[str, str], told: str) -> Non
         plan_split(images(crowd(4)), "set", MlrParams(lr_camera=chosen))
 
 
-def test_queries_without_a_gallery_image_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_camera_of_digits_wants_quotes() -> None:
+    keys = images(crowd(4))
+    keys["camera_id"] = keys.camera_id.map({"c1": "001", "c2": "002"})
+    plan_split(keys, "set", MlrParams(lr_camera={"set": "001"}))
+    with pytest.raises(InputError, match="a number that begins with 0 needs quotes: '001'"):
+        plan_split(keys, "set", MlrParams(lr_camera={"set": 1}))  # type: ignore[dict-item]
+
+
+def test_queries_without_a_gallery_image_are_left_out() -> None:
     subsets = dict.fromkeys(["0000", "0001"], "train")
     keys = images(crowd(4) | {"7777": (1, 0), "8888": (2, 0)}, subsets)
     split = plan_split(keys, "set", PARAMS)
     assert split.entries == plan_split(images(crowd(4), subsets), "set", PARAMS).entries
     assert split.left_out_queries == ["7777_c1_0", "8888_c1_0", "8888_c1_1"]
-    assert "3 queries of set are left out" in caplog.text
+    (note,) = split.notes
+    assert "3 queries of set are left out" in note
     told = describe(split, {}, "set", PARAMS)
     assert told["left_out_queries"] == split.left_out_queries
 
@@ -373,10 +382,10 @@ def test_real_lr_images_are_no_part_of_twins(counts: dict[str, tuple[int, ...]])
     assert describe(split, {}, "set", params)["options"]["training_pairs"] == "twin"
 
 
-def test_images_of_role_lr_are_not_made_smaller_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+def test_images_of_role_lr_are_not_made_smaller_in_silence() -> None:
     keys = images(crowd(4))
     keys["camera_id"] = keys.camera_id.map({"c1": "lr:c1", "c2": "hr:c2"})
-    plan_split(keys, "set", MlrParams(lr_camera={"set": "lr:*"}, real_lr=("set",)))
-    assert caplog.text == ""
-    plan_split(keys, "set", MlrParams(lr_camera={"set": "lr:*"}))
-    assert "set: images of role lr are down-sampled as all others; if they are" in caplog.text
+    real = MlrParams(lr_camera={"set": "lr:*"}, real_lr=("set",))
+    assert plan_split(keys, "set", real).notes == []
+    (note,) = plan_split(keys, "set", MlrParams(lr_camera={"set": "lr:*"})).notes
+    assert "set: images of role lr are down-sampled as all others; if they are" in note

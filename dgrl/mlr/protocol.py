@@ -5,7 +5,6 @@ named by (seed, dataset, trial, person or image), so no draw depends on which ot
 """
 
 import hashlib
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +16,9 @@ from pydantic import BeforeValidator, Field, Strict, field_validator
 
 from dgrl.config import Section
 from dgrl.errors import InputError
-from dgrl.mlr.degrade import Entry, Kernel, Recipe
+from dgrl.mlr.degrade import Degradation, Entry, Kernel, Recipe, degradation
 from dgrl.random import named_generator, named_seed
 from dgrl.tables import DISTRACTOR, JUNK, QUERY
-
-logger = logging.getLogger(__name__)
 
 TABLES = ("train_hr", "train_lr", "query", "gallery")
 RANDOM = "random"  # an LR camera for each person, as in VPFA's public code
@@ -68,6 +65,11 @@ class MlrParams(Section):
             return "person" if dataset in self.real_lr else "twin"
         return self.training_pairs
 
+    @property
+    def degradation(self) -> Degradation:
+        """How LR images are made and stored."""
+        return degradation(self.recipe, self.kernel, self.jpeg_quality)
+
     def query_factor_per_of(self, dataset: str) -> Per:
         """How r is drawn for the queries of a dataset; per image where nothing is said of it."""
         per = self.query_factor_per
@@ -83,6 +85,7 @@ class Split:
         train_persons, test_persons: sorted person_ids.
         dropped_persons: with real LR images, persons without either an HR or an LR one.
         left_out_queries: sorted image_ids of LR test images whose person has no gallery image.
+        notes: what a person ought to know of it.
     """
 
     entries: dict[str, tuple[Entry, ...]]
@@ -90,6 +93,7 @@ class Split:
     test_persons: list[str]
     dropped_persons: list[str]
     left_out_queries: list[str]
+    notes: list[str]
 
 
 def plan_split(
@@ -112,7 +116,7 @@ def plan_split(
             nobody is left to test, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)
-    _check_roles(keys, dataset, params)
+    notes = _note_on_roles(keys, dataset, params)
     keys = keys[keys.subset != JUNK].sort_values("image_id")
     keys = keys.assign(is_lr=seen_by_lr_camera(keys, dataset, params))
     people, nobody = keys[keys.subset != DISTRACTOR], keys[keys.subset == DISTRACTOR]
@@ -138,8 +142,8 @@ def plan_split(
             "another LR camera"
         )
     if left_out:
-        logger.warning(
-            "%d queries of %s are left out, as their persons have no gallery image", len(left_out), dataset
+        notes.append(
+            f"{len(left_out)} queries of {dataset} are left out, as their persons have no gallery image"
         )
     if params.evaluate_on != "val":
         gallery = pd.concat([gallery, nobody[~nobody.is_lr]])
@@ -147,7 +151,7 @@ def plan_split(
         entries[image_id] = (*entries.get(image_id, ()), Entry("query", image_id, factor))
     for image_id in gallery.image_id.tolist():
         entries[image_id] = (*entries.get(image_id, ()), Entry("gallery", image_id, 1))
-    return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped), left_out)
+    return Split(dict(sorted(entries.items())), sorted(train), sorted(test), sorted(dropped), left_out, notes)
 
 
 def table_digest(keys: pd.DataFrame) -> str:
@@ -201,9 +205,11 @@ def _lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> str:
     cameras = sorted(set(keys.camera_id))
     chosen = params.lr_camera.get(dataset)
     if chosen != RANDOM and (chosen is None or not any(fnmatchcase(camera, chosen) for camera in cameras)):
+        shown = ", ".join(cameras[:20]) + (", ..." if len(cameras) > 20 else "")
+        quote = "; a number that begins with 0 needs quotes: '001'" if (chosen or "").isdecimal() else ""
         raise InputError(
             f"mlr.lr_camera.{dataset} = {chosen!r} is no camera of {dataset} "
-            f"(allowed: {', '.join(cameras)}, or a pattern such as {cameras[0][0]}*, or {RANDOM})"
+            f"(allowed: {shown}, or a pattern such as {cameras[0][0]}*, or {RANDOM}){quote}"
         )
     return chosen
 
@@ -222,14 +228,14 @@ def seen_by_lr_camera(keys: pd.DataFrame, dataset: str, params: MlrParams) -> li
     return is_lr
 
 
-def _check_roles(keys: pd.DataFrame, dataset: str, params: MlrParams) -> None:
-    """Warn where images that are said to be of low resolution would be made smaller still."""
-    if dataset not in params.real_lr and keys.camera_id.str.startswith("lr:").any():
-        logger.warning(
-            "%s: images of role lr are down-sampled as all others; if they are of low resolution already, "
-            "add the set to mlr.real_lr",
-            dataset,
-        )
+def _note_on_roles(keys: pd.DataFrame, dataset: str, params: MlrParams) -> list[str]:
+    """Where images that are said to be of low resolution are made smaller still."""
+    if dataset in params.real_lr or not keys.camera_id.str.startswith("lr:").any():
+        return []
+    return [
+        f"{dataset}: images of role lr are down-sampled as all others; if they are of low resolution "
+        "already, add the set to mlr.real_lr"
+    ]
 
 
 def _with_factors(images: pd.DataFrame, per: Per | None, dataset: str, params: MlrParams) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings
 from dgrl.files import atomic_file
 from dgrl.images import Image
-from dgrl.mlr.degrade import Entry, degradation, make_row
+from dgrl.mlr.degrade import Entry, make_row
 from dgrl.mlr.protocol import MlrParams, Split, plan_split, seen_by_lr_camera
 from dgrl.progress import track
 from dgrl.superres.upscale import bicubic, enlarge, load_rcans
@@ -260,10 +260,10 @@ def _images(
     wanted: dict[str, list[Variant]] = {}
     for variant in variants:
         wanted.setdefault(variant.image_id, []).append(variant)
-    how = degradation(params.mlr.recipe, params.mlr.kernel, params.mlr.jpeg_quality)
     for row in read_rows(Paths(dataset).images):
         for variant in wanted.get(row.image_id, ()):
-            pixels = make_row(row, Entry("query", row.image_id, variant.factor), how).pixels()
+            entry = Entry("query", row.image_id, variant.factor)
+            pixels = make_row(row, entry, params.mlr.degradation).pixels()
             if upscaler and variant.factor > 1:
                 pixels = upscaler(pixels, variant.factor)
             yield variant, pixels
