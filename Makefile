@@ -26,7 +26,7 @@ coverage: .venv/installed-dev
 trust: install
 	rm -rf .work/trust && mkdir -p .work/trust
 	DGRL_TRUST=$(CURDIR)/.work/trust OMP_NUM_THREADS=1 pytest --numprocesses 2 \
-		tests/test_faults.py tests/test_kills.py tests/test_fuzz_sources.py tests/test_fuzz_files.py; \
+		tests/test_faults.py tests/test_kills.py tests/test_fuzz_*.py; \
 		status=$$?; python docs/reliability.py faults .work/trust; exit $$status
 
 # Known vulnerabilities, a bill of materials (build/sbom.json, CycloneDX) and the licences; needs PyPI.
