@@ -143,7 +143,7 @@ CALIBRATION = {
 @st.composite
 def calibrations(draw: st.DrawFn) -> bytes:
     """A good one with other values, or a damaged one."""
-    values = dict(CALIBRATION)
+    values: dict[str, Any] = dict(CALIBRATION)
     for key in draw(st.lists(st.sampled_from(sorted(values)), max_size=2)):
         values[key] = draw(
             VALUES | st.dictionaries(st.sampled_from(["0.01", "1e-3", "nan", "2"]), st.floats())

@@ -175,7 +175,8 @@ def test_what_was_remembered_may_be_damaged(project: Path, content: str) -> None
     known = json.loads(memo.read_text())
     memo.write_text(content)
     assert digests(source) == expected
-    for value in (5, "text", [], None, known[str(project / "images/a/1.png")][:4]):
+    values: list[Any] = [5, "text", [], None]
+    for value in (*values, known[str(project / "images/a/1.png")][:4]):
         memo.write_text(json.dumps(dict.fromkeys(known, value)))
         assert digests(source) == expected
 

@@ -112,7 +112,7 @@ class Mat:
 
     def _kinds(self) -> tuple[int, ...]:
         """Of types, all but such as text or lists, of which one element takes any memory."""
-        from h5py import h5t  # type: ignore[import-untyped]
+        from h5py import h5t
 
         return h5t.INTEGER, h5t.FLOAT, h5t.REFERENCE
 
