@@ -163,6 +163,17 @@ def test_a_repeated_run_counts_once() -> None:
     assert "run-41, though their metrics differ" in notes[0]
 
 
+def test_rows_of_different_seeds_are_noted() -> None:
+    full = [run(40.0 + trial, mlr__trial=trial) for trial in range(3)]
+    less = [run(30.0 + trial, mlr__trial=trial, loss__kl=0.0) for trial in range(3)]
+    assert summarise(frame(*full, *less), TABLES["II"])[1] == []
+    _, (note,) = summarise(frame(*full, *less[:1]), TABLES["II"])
+    assert "different seeds or trials" in note
+    assert "ID + WRT + L1: 1, ID + WRT + L1 + KLDiv: 3;" in note
+    assert summarise(frame(*full, *less[:1]), TABLES["II"], where={"mlr.trial": 0})[1] == []
+    assert summarise(frame(*full, *less[:1]), TABLES["I"])[1] == []
+
+
 def test_a_dataset_depends_on_its_own_settings_only() -> None:
     runs = frame(
         run(40.0, datasets="viper", source__viper__archive=None, source__caviar__archive=None),

@@ -203,7 +203,7 @@ def summarise(
         own, repeated = _without_repeats(usual, name)
         for shot in SHOTS.get(name, ("single",)):
             lines += _lines(own, table, name, shot, committed or {})
-        notes += left_out + repeated
+        notes += left_out + repeated + _unlike(own, table, name)
     return lines, notes + _care(runs, table)
 
 
@@ -287,6 +287,19 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
     metrics = "" if agree else ", though their metrics differ (the first of each in dvc exp show counts)"
     names = ", ".join(runs.experiment[repeats][:5])
     return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{metrics}"]
+
+
+def _unlike(runs: pd.DataFrame, table: Table, dataset: str) -> list[str]:
+    """Rows whose means are over other seeds or trials cannot be compared."""
+    seeds = [seed for seed in _SEEDS if seed in runs]
+    drawn = {str(row): set(map(tuple, part[seeds].to_numpy())) for row, part in runs.groupby("row")}
+    if table.wide or len(set(map(frozenset, drawn.values()))) < 2:
+        return []
+    counts = ", ".join(f"{row.label}: {len(drawn[row.label])}" for row in table.rows if row.label in drawn)
+    return [
+        f"the rows on {dataset} have different seeds or trials, so many of them: {counts}; compare rows of "
+        "the same: --where mlr.trial=0, or --where train.seed=0"
+    ]
 
 
 def _lines(
