@@ -55,7 +55,7 @@ def forget(
     held = _images_of(person, paths) if paths else {}
     rows = [row for part in held.values() for row in part]
     gone = partial(_gone, person=person, paths=paths, digests={_sha256(row.data) for row in rows})
-    indexed = [gone(Index.load(folder)).any() for folder in indexes]  # a wrong one is refused before any change
+    indexed = [gone(Index.load(folder)).any() for folder in indexes]  # a wrong one is refused at once
     if not rows and not any(indexed):
         raise InputError(f"nothing is known of the person {person!r}; give a person_id as the tables have it")
     traces = {trace for row in rows for trace in _traces(row)}

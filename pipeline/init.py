@@ -1,10 +1,14 @@
 """A project for own images: files laid down, and params that fit what the folder shows."""
 
+import glob
+import logging
 import math
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +20,7 @@ from dgrl.datasets.archive import open_archive
 from dgrl.datasets.folder import FolderParams, listed
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
+from dgrl.mlr.protocol import RANDOM
 from dgrl.training.sampler import PersonBatchSampler
 from pipeline.check import check, source_keys, training_images
 from pipeline.names import find_pattern
@@ -75,8 +80,14 @@ def init(
     _check_free()
     base = read_yaml(PARAMS if PARAMS.exists() else PROJECT / PARAMS)
     Params.parse(base, "", str(PARAMS))  # a wrong one is named before the images are looked at
-    source, lines = _source(folder, table, pattern)
-    values, more = _fitting(base, name, source, use_all)
+    if base["source"].get(name, {}).get("kind", "folder") != "folder":
+        raise InputError(f"{name} is the name of another set here (source.{name}); choose another name")
+    with _unlogged():
+        source, lines = _source(folder, table, pattern)
+        try:
+            values, more = _fitting(base, name, source, use_all)
+        except InputError as error:
+            raise InputError(f"{error} ({lines[0]})") from None
     laid = _lay_down(folder)
     backup = None if "params.yaml" in laid else keep_edited(PARAMS)
     write_params(values, PARAMS)
@@ -90,13 +101,24 @@ def init(
 # What the images are
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without the log of files that are left out, which each reading of the folder would repeat."""
+    log = logging.getLogger("dgrl.datasets.archive")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def _source(folder: Path | None, table: Path | None, pattern: str | None) -> tuple[dict[str, Any], list[str]]:
     """The section of the source, and what was found."""
     root = folder or (table.parent if table else Path())
     if Path.cwd().is_relative_to(root.resolve()):
         raise InputError(
             f"the project would lie in the folder of the images ({root}), which each run would change; put "
-            "the images into a folder of their own"
+            "the images into a folder of their own, and name it by --from-folder"
         )
     if table is None and pattern is None:
         with open_archive(root) as opened:
@@ -130,18 +152,22 @@ def _fitting(
     camera, real, said = _lr_camera(keys)
     others = [other for other in mlr["real_lr"] if other != name]
     values["mlr"] |= {"real_lr": [*others, name] if real else others}
-    values["mlr"]["lr_camera"][name] = camera
+    values["mlr"]["lr_camera"][name] = camera if camera == "lr:*" else _literal(camera)
     factors = " or ".join([", ".join(map(str, mlr["factors"][:-1])), str(mlr["factors"][-1])])
     lines.append(
         said if real else f"{said}; the images of {camera} are shrunk by {factors} to be the queries"
     )
     training = training_images(keys, name, Params.parse({**base, **values}, ""))
+    if (count := training.person_id.nunique()) < 2:
+        hint = "" if use_all else " (half of them are held out; --use-all trains on everyone)"
+        raise InputError(
+            f"{count} of {persons} persons would train, and a batch wants two; add persons{hint}"
+        )
     values["rcan"], values["sr"] = _super_resolution(base, training)
     values["train"] = _batches(base["train"], training)
     check(name, Params.parse({**base, **values}, ""))
     if real and (dropped := persons - training.person_id.nunique()) and use_all:
         lines.append(f"left out: {dropped} persons who are not seen in both resolutions")
-    count = training.person_id.nunique()
     if use_all:
         lines.append(f"all {count} persons train; the metrics are of the same persons, so they flatter")
     else:
@@ -174,6 +200,11 @@ def _lr_camera(keys: pd.DataFrame) -> tuple[str, bool, str]:
         return cameras[0], True, f"{cameras[0]} is low-resolution: {shown[cameras[0]]}, others {others}"
     seen = {camera: keys.person_id[keys.camera_id == camera].nunique() for camera in sorted(cameras)}
     return max(seen, key=seen.__getitem__), False, f"no camera is low-resolution ({_sizes(shown, cameras)})"
+
+
+def _literal(camera: str) -> str:
+    """The pattern that fits this camera alone."""
+    return f"[{camera[0]}]{camera[1:]}" if camera == RANDOM else glob.escape(camera)
 
 
 def _sizes(shown: dict[str, str], cameras: list[str]) -> str:

@@ -12,6 +12,8 @@ _PLAIN = "[^/_. -]+"
 _LABELLED = rf"(?:(?i:camera|cam|person|pid|id)[_ -])?{_PLAIN}"  # cam_1 is one field
 _PERSON_LABEL = re.compile(r"(?i)(?:person|pid|id|p)[_ -]?\d+")
 _CAMERA_LABEL = re.compile(r"(?i)(?:camera[_ -]?\w+|cam[_ -]?\w+|c\d+)")
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "query", "gallery", "probe"}
+_SUBSETS = {"train", "test", "query"}  # of these the split knows what they mean
 _IMAGE = re.compile(rf".*{_SUFFIX}")
 
 # Names in which the camera is no field of its own: 0002_c1s1_000451_03.jpg (Market-1501), p1c2_3.png
@@ -56,7 +58,9 @@ class _Slot:
 
 
 def find_pattern(names: Sequence[str]) -> str:
-    """A pattern with the groups person_id and camera_id, and role where a field is ``hr`` or ``lr``.
+    """A pattern with the groups person_id and camera_id.
+
+    Also with role where a field is ``hr`` or ``lr``, and with subset where one is ``train`` or ``test``.
 
     Of the fields of the names, folders and what stands between ``_``, ``-``, ``.`` and spaces, it takes the
     two of which one tells persons and one cameras: at least two of each, and at least half of the persons
@@ -82,6 +86,9 @@ def find_pattern(names: Sequence[str]) -> str:
     rows = [_fields(name) for name in images if _shape(name) == shape]
     slots = [_Slot(place, place < folders, values) for place, values in enumerate(zip(*rows, strict=True))]
     role = next((slot for slot in slots if slot.distinct == {"hr", "lr"}), None)
+    part = next((slot for slot in slots if slot.distinct <= _PARTS), None)
+    subset = part if part and len(part.distinct) > 1 and part.distinct <= _SUBSETS else None
+    slots = [slot for slot in slots if slot is not part]
     pairs = list(_pairs([slot for slot in slots if slot is not role] if role else slots))
     if role and not pairs:  # the folders hr and lr are the cameras
         pairs, role = list(_pairs(slots)), None
@@ -91,7 +98,8 @@ def find_pattern(names: Sequence[str]) -> str:
             f"(the first is {images[0]!r}); {_HELP}"
         )
     _, person, camera = max(pairs, key=lambda pair: pair[0])
-    groups = {person.place: "person_id", camera.place: "camera_id"} | ({role.place: "role"} if role else {})
+    groups = {person.place: "person_id", camera.place: "camera_id"}
+    groups |= {slot.place: name for slot, name in ((role, "role"), (subset, "subset")) if slot}
     return _pattern(groups, folders, rows)
 
 
@@ -116,11 +124,18 @@ def _pairs(slots: Sequence[_Slot]) -> Iterator[tuple[tuple[float, ...], _Slot, _
             labelled = 4 * person.are(_PERSON_LABEL) + 4 * camera.are(_CAMERA_LABEL)
             if len(person.distinct) < len(camera.distinct) and not labelled:
                 continue  # the other way round
+            if any(_tells_more(other, person) for other in slots[:-1] if other is not camera):
+                continue  # a day, or the number of an image, beside names of persons
             shared = _shared(zip(person.values, camera.values, strict=True))
             if shared < 0.5 or person.are(_CAMERA_LABEL) or camera.are(_PERSON_LABEL):
                 continue
             likely = labelled + person.are_words + 2 * camera.are_words + person.is_folder + camera.is_folder
-            yield (likely, shared, -person.place, -camera.place), person, camera
+            yield (likely, shared, len(person.distinct), -person.place, -camera.place), person, camera
+
+
+def _tells_more(other: _Slot, person: _Slot) -> bool:
+    """Whether another field looks like persons, and has more of them."""
+    return (other.are_words or other.are(_PERSON_LABEL)) and len(other.distinct) > len(person.distinct)
 
 
 def _shared(found: Iterable[tuple[str, str]]) -> float:

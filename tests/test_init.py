@@ -152,6 +152,7 @@ def test_a_preset_keeps_what_was_edited_unless_forced(project: Path) -> None:
         ("shop", Path("gone"), "gone does not exist"),
         ("shop", Path("presets"), "no images"),
         ("shop", Path(), "put the images into a folder of their own"),
+        ("viper", OWN, "viper is the name of another set here"),
     ],
 )
 def test_a_mistake_changes_nothing(project: Path, name: str, folder: Path | None, said: str) -> None:
@@ -161,9 +162,45 @@ def test_a_mistake_changes_nothing(project: Path, name: str, folder: Path | None
     assert Path("params.yaml").read_bytes() == before
 
 
+def test_a_camera_may_have_a_name_with_the_signs_of_a_pattern(project: Path) -> None:
+    write_own_images(OWN, sizes={"[gate]*": (64, 128), "yard?": (64, 128)})
+    assert "the images of [gate]* are shrunk" in "\n".join(init("shop", OWN))
+    params = load_params()
+    keys = source_keys("shop", params)
+    assert keys is not None
+    queries = [
+        name
+        for name, rows in plan_split(keys, "shop", params.mlr).entries.items()
+        if rows[0].table == "query"
+    ]
+    assert {name.partition("/")[0] for name in queries} == {"[gate]*"}
+
+
+def test_folders_train_and_test_decide_who_trains(project: Path) -> None:
+    for part, persons in (("train", range(1, 5)), ("test", range(5, 8))):
+        write_own_images(Path("drawn"), persons=7)
+        for person in persons:
+            for file in Path("drawn").rglob(f"p0{person}_*"):
+                target = OWN / part / file.relative_to("drawn")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(target)
+    assert "4 persons train" in "\n".join(init("shop", OWN))
+
+
+def test_what_is_left_out_is_said_once(
+    project: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_own_images(OWN)
+    (OWN / "notes.txt").write_text("notes")
+    caplog.set_level("INFO")
+    said = "\n".join([*init("shop", OWN), caplog.text])
+    assert said.count("notes.txt") == 1
+
+
 def test_too_few_persons_are_said_before_anything_is_written(empty: Path) -> None:
-    write_own_images(OWN, persons=2)
-    with pytest.raises(InputError, match="persons_per_batch"):
+    write_own_images(OWN, persons=3)
+    said = r"1 of 3 persons would train.*\(for example gate/p01_1.png: person p01, camera gate\)"
+    with pytest.raises(InputError, match=said):
         init("shop", OWN)
     assert [path.name for path in Path().iterdir()] == ["own"]
 

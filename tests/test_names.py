@@ -38,6 +38,10 @@ def truth() -> Iterator[tuple[int, int]]:
         lambda p, c, k: f"{p:04d}_{c}_{k:02d}.png",
         lambda p, c, k: f"{p:03d}/{c}/{k}.png",
         lambda p, c, k: f"{CAMERAS[c]}/2024050{k}_12{p}{c}{k}_{PERSONS[p]}.jpg",
+        lambda p, c, k: f"day{k}/{CAMERAS[c]}/{PERSONS[p]}_{k}.jpg",
+        lambda p, c, k: f"day{k}/{p:04d}/cam{c}_{k}.jpg",
+        lambda p, c, k: f"{'train' if p < 3 else 'val'}/{CAMERAS[c]}/{PERSONS[p]}_{k}.jpg",
+        lambda p, c, k: f"{'train' if p < 3 else 'gallery'}/{p:04d}/cam{c}_{k}.jpg",
     ],
 )
 def test_persons_and_cameras_are_found(namer: Namer) -> None:
@@ -49,6 +53,20 @@ def test_persons_and_cameras_are_found(namer: Namer) -> None:
     for group, place in (("person_id", 0), ("camera_id", 1)):
         pairs = {(match[group], each[place]) for match, each in zip(found, expected, strict=True)}
         assert len(pairs) == len({name for name, _ in pairs}) == len({number for _, number in pairs})
+
+
+def test_folders_train_and_test_are_subsets() -> None:
+    files = names(lambda p, c, k: f"{'train' if p < 3 else 'test'}/{CAMERAS[c]}/{PERSONS[p]}_{k}.png")
+    match = regex.fullmatch(find_pattern(files), "test/gate/fay_1.png")
+    assert match
+    assert match.groupdict() == {"subset": "test", "camera_id": "gate", "person_id": "fay"}
+
+
+def test_the_number_of_an_image_is_no_person() -> None:
+    files = [f"{camera}/{person}_{k}.png" for camera in CAMERAS for person in PERSONS for k in range(2)]
+    alone = [name for name in files if "gate" in name or "anna" in name]  # one person seen by two cameras
+    with pytest.raises(InputError, match="no two fields"):
+        find_pattern(alone)
 
 
 def test_a_folder_lr_is_a_role() -> None:
