@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 from pipeline.init import PROJECT
@@ -42,13 +43,20 @@ import importlib.util, sys
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == "fcntl" else find(name, package)
 sys.modules["fcntl"] = None
-import pipeline.cli, pipeline.download, pipeline.params, pipeline.work
 """
 
 
-def test_what_needs_no_file_locks_imports_without_them() -> None:
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import dgrl; dgrl.Embedder",
+        "import pipeline.cli, pipeline.download, pipeline.params, pipeline.work",
+        "import pipeline.__main__; sys.argv = ['dgrl', '--help']; pipeline.__main__.main()",
+    ],
+)
+def test_what_needs_no_file_locks_works_without_them(program: str) -> None:
     """Windows has no fcntl."""
-    subprocess.run([sys.executable, "-c", WITHOUT_LOCKS], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", WITHOUT_LOCKS + program], check=True, cwd=ROOT)
 
 
 def test_ci_runs_the_supported_versions_of_python() -> None:
