@@ -58,19 +58,20 @@ def forget(
     indexed = [gone(Index.load(folder)).any() for folder in indexes]  # a wrong one is refused at once
     if not rows and not any(indexed):
         raise InputError(f"nothing is known of the person {person!r}; give a person_id as the tables have it")
+    images = {row.image_id for row in rows}
     traces = {trace for row in rows for trace in _traces(row)}
     # The tables last: until all else is done, a run that was killed can be repeated.
     if paths:
         _keep_out(person, paths)
-        traces |= _forget_in_results(person, paths, {row.image_id for row in rows})
+        traces |= _forget_in_results(person, paths, images)
     files: list[str] = []
     for folder in indexes:
-        vectors, images = _forget_in_index(folder, gone)
+        vectors, still_there = _forget_in_index(folder, gone)
         traces |= vectors
-        files += images
+        files += still_there
     for shard in held:
         write_shard(shard, [row for row in read_rows(shard) if row.person_id != person])
-    logger.info("removed %d images of the person %s and their embeddings", len(rows), person)
+    logger.info("removed %d images of the person %s and their embeddings", len(images), person)
     if files:
         logger.warning("delete these images too, or dgrl index adds them again: %s", ", ".join(files))
     if paths:
