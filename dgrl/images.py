@@ -212,17 +212,16 @@ def check_images(images: Sequence[Image]) -> None:
 
 def encode_png(image: Image) -> bytes:
     """Encode losslessly as PNG."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise ValueError(f"cannot encode an image of shape {image.shape}")
-    return data.tobytes()
+    return _encode(image, ".png")
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
     """Encode as JPEG of a quality of 1 to 100, with halved colour: OpenCV's and Pillow's defaults."""
-    done, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
+    return _encode(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
+
+
+def _encode(image: Image, suffix: str, *options: int) -> bytes:
+    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise ValueError(f"cannot encode an image of shape {image.shape}")
     return data.tobytes()
