@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.experiments.compare import Result, markdown
 
@@ -16,13 +18,23 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/RE
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
-def test_the_list_of_params_is_that_of_the_classes() -> None:
-    spec = importlib.util.spec_from_file_location("params_page", ROOT / "docs/params.py")
+def script(name: str) -> Any:
+    """A script of docs/, imported."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs/params.md").read_text() == module.page()
+    return module
+
+
+def test_the_list_of_params_is_that_of_the_classes() -> None:
+    assert (ROOT / "docs/params.md").read_text() == script("params").page()
+
+
+def test_the_picture_of_the_stages_is_that_of_dvc_yaml() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert (ROOT / "docs/pipeline.svg").read_text() == script("pictures").pipeline(stages)
 
 
 @pytest.mark.parametrize("dataset", ["viper", "caviar"])

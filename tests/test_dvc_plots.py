@@ -48,7 +48,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = (REPOSITORY / "docs/report.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
     run(project, sys.executable, "-c", block)
-    (command,) = re.findall(r"^ +(dvc config .*)$", document, re.MULTILINE)
+    (command,) = re.findall(r"^(dvc config .*)$", document, re.MULTILINE)
     run(project, *command.split())
     run(project, "dvc", "plots", "show", "--out", "plots")
     return project / "plots/index.html"

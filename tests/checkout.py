@@ -1,0 +1,120 @@
+"""A fresh clone of the project with tiny params, and a shell in which the documentation's commands run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TINY: dict[str, dict[str, Any]] = {  # sizes only
+    "rcan": {
+        "scales": [2],
+        "features": 16,
+        "groups": 1,
+        "blocks": 1,
+        "iterations": 2,
+        "batch": 2,
+        "patch": 12,
+    }
+    | {"warmup": 1},
+    "model": {"height": 48, "width": 32, "dimension": 16, "groups": 2, "group_hidden": 8},
+    "train": {"persons_per_batch": 4, "epochs": 1},
+    "evaluate": {"examples": 2, "untrained": False},
+    "runtime": {"workers": 1},
+}
+_SMALL_SET = {"kind": "synthetic", "images_per_camera": 1, "width": 24, "height": 48, "seed": 0}
+_MARK = "@@@"
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A folder with the project, and the variables with which ``dgrl`` is that folder's."""
+
+    folder: Path
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        who = {
+            f"GIT_{who}_{what}": "test@example.org"
+            for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        }
+        settings = {"HOME": str(self.home), "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+        return os.environ | who | settings | {"BROWSER": "true", "COLUMNS": "80"}
+
+    def run(self, lines: Iterable[str]) -> list[str]:
+        """Run command lines in one shell, until one fails; returns what each said."""
+        script = "".join(f"echo {_MARK}\n{line} || exit 1\n" for line in lines)
+        said = self._call(["bash", "-c", script])
+        return said.split(f"{_MARK}\n")[1:]
+
+    def python(self, program: str) -> str:
+        """Run a program; returns what it said."""
+        return self._call([sys.executable, "-c", program])
+
+    def copy(self, folder: Path) -> "Checkout":
+        """The same in another folder, with results and caches."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Checkout(folder, self.home)
+
+    def _call(self, words: list[str]) -> str:
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+def clone(folder: Path, home: Path) -> Checkout:
+    """Clone the project, with the edits that are in no commit yet, and commit tiny params."""
+    _git("clone", "--quiet", str(ROOT), str(folder))
+    _git("remote", "remove", "origin", folder=folder)  # no test pushes to where it came from
+    edited = _git("diff", "--name-only", "HEAD", folder=ROOT)
+    for name in (edited + _git("ls-files", "--others", "--exclude-standard", folder=ROOT)).splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    _link_environment(folder / ".venv")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for section, values in TINY.items():
+        params[section] |= values
+    params["mlr"] |= {"factors": [2], "lr_camera": params["mlr"]["lr_camera"] | {"viper": "c1"}}
+    params["source"]["synthetic"] = _SMALL_SET | {"persons": 16, "cameras": 4}
+    params["source"]["viper"] = _SMALL_SET | {"persons": 80, "cameras": 4}  # drawn: nothing is fetched
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    checkout = Checkout(folder, home)
+    checkout.run(["git add --all", "git commit --quiet --message 'Tiny params'"])
+    return checkout
+
+
+def _link_environment(folder: Path) -> None:
+    """The environment of the tests as one that ``make install`` has just made."""
+    folder.mkdir()
+    for name in ("bin", "lib", "lib64", "pyvenv.cfg"):
+        if (source := Path(sys.prefix, name)).exists():
+            (folder / name).symlink_to(source)
+    for name in ("installed", "installed-dev"):
+        (folder / name).touch()
+
+
+def _git(*words: str, folder: Path | None = None) -> str:
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def set_params(checkout: Checkout, values: Mapping[str, Any]) -> None:
+    """Replace top-level values of params.yaml."""
+    file = checkout.folder / "params.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values, sort_keys=False))
