@@ -101,8 +101,13 @@ def _cell(image: Image, colour: tuple[int, int, int]) -> Image:
     """An image, enlarged to the pixel where it is small, in a frame on white."""
     kernel = cv2.INTER_NEAREST if image.shape[0] < CELL[1] else cv2.INTER_AREA
     resized = cv2.resize(image, CELL, interpolation=kernel)
-    framed = cv2.copyMakeBorder(resized, *[FRAME] * 4, cv2.BORDER_CONSTANT, value=colour)
-    return cv2.copyMakeBorder(framed, *[SPACE // 2] * 4, cv2.BORDER_CONSTANT, value=WHITE)
+    return _framed(_framed(resized, FRAME, colour), SPACE // 2, WHITE)
+
+
+def _framed(image: Image, width: int, colour: tuple[int, int, int]) -> Image:
+    framed = np.full((image.shape[0] + 2 * width, image.shape[1] + 2 * width, 3), colour, np.uint8)
+    framed[width:-width, width:-width] = image
+    return framed
 
 
 def main() -> None:

@@ -143,7 +143,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 def run(checkout: Checkout, page: str) -> dict[str, str]:
     """Run a page from its top to its end; returns what each command said."""
-    assumed, said = RUN[page], {}
+    assumed = RUN[page]
+    said: dict[str, str] = {}
     checkout.run(assumed.before)
     for block in blocks(page):
         if block.kind == "python":
