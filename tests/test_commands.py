@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def test_no_reason_is_out_of_date() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A clone after ``make repro``, with own images, and networks as ONNX and OpenVINO; nothing committed."""
     home = tmp_path_factory.mktemp("home")
     write_own_images(home / "images")
@@ -138,7 +138,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     ignored = [path.name for path in set(folder.iterdir()) - before]
     ignored += ["whitening.safetensors"]
     (folder / ".git/info/exclude").write_text("\n".join([*ignored, ""]))
-    return checkout
+    yield checkout
+    shutil.rmtree(folder.parent)  # each network takes 100 MB
 
 
 def run(checkout: Checkout, page: str) -> dict[str, str]:
@@ -167,13 +168,17 @@ def smaller(line: str, page: Page) -> str:
 @pytest.mark.parametrize("page", [page for page in RUN if page != "README.md"])
 def test_the_commands_of_a_page_run(page: str, made: Checkout, tmp_path: Path) -> None:
     run(made.copy(tmp_path / "clone"), page)
+    shutil.rmtree(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def readme(made: Checkout, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, dict[str, str]]:
+def readme(
+    made: Checkout, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Checkout, dict[str, str]]]:
     """A clone in which the README was followed to its end, and what its commands said."""
     checkout = made.copy(tmp_path_factory.mktemp("readme") / "clone")
-    return checkout, run(checkout, "README.md")
+    yield checkout, run(checkout, "README.md")
+    shutil.rmtree(checkout.folder.parent)
 
 
 @slow
