@@ -44,6 +44,7 @@ RUN = {
     "README.md": Page(smaller=LESS | {"range(0,10)": "range(0,2)", "--seeds 3": "--seeds 1"}),
     "CONTRIBUTING.md": Page(),
     "docs/adapt.md": Page(),
+    "docs/app.md": Page(VIPER),
     "docs/benchmarks.md": Page(),
     "docs/compare.md": Page(
         VIPER,
@@ -87,6 +88,8 @@ NOT_RUN = {
     "make test": "it runs this test",
     "pip install --no-build-isolation --editable '.[search]'": "it changes the environment of the tests",
     "pip install 'dgrl[onnx,openvino]'": "it fetches from the network",
+    "pip install 'dgrl[app]'": "it fetches from the network",
+    "dgrl app --index people": "it serves until Ctrl-C; test_app.py asks it",
     "pip install 'dgrl[ray]'": "it fetches from the network",
     "pip install vl-convert-python": "it fetches from the network",
     "dvc repro cache_sr@viper": "the one machine before the several",
