@@ -79,7 +79,10 @@ def test_a_folder_is_its_image_files_sorted(network: FakeNetwork, folder: Path) 
         (32, None, None),  # half of the network's 64
         (31, None, 62),
         (16, None, 32),
-        (15, None, 45),
+        (15, None, 30),
+        (64, 128, 128),  # what the MLR sets make of 128 pixels by 2, 3 and 4
+        (42, 128, 126),
+        (32, 128, 128),
         (8, None, 32),
         (3, None, 12),  # 4 is the largest factor
         (96, 100, 192),

@@ -31,9 +31,9 @@ class Embedder:
     >>> embedder = Embedder.load("data/viper/dgrl/model.safetensors")  # doctest: +SKIP
     >>> similarity = embedder.embed("queries") @ embedder.embed("gallery").T  # doctest: +SKIP
 
-    An image is low-resolution (LR) if it is shorter than ``lr_below`` pixels. It is enlarged by the least
-    factor of 2, 3 and 4 that mends that, else by the largest: by the RCAN of that factor where ``rcan`` has
-    one, else by bicubic interpolation.
+    An image is low-resolution (LR) if it is shorter than ``lr_below`` pixels. It is enlarged by the factor of
+    2, 3 and 4 that brings it nearest to them (42 by 3 to 126, where they are 128): by the RCAN of that factor
+    where ``rcan`` has one, else by bicubic interpolation.
 
     Args:
         network: what embeds.
@@ -140,9 +140,8 @@ class Embedder:
 
     def restore(self, image: Image) -> Image:
         """Enlarge an LR image."""
-        factors = sorted(self.rcan) or FACTORS
-        enough = [factor for factor in factors if image.shape[0] * factor >= self.lr_below]
-        factor = min(enough, default=max(factors))
+        missed = {each: abs(each * image.shape[0] - self.lr_below) for each in sorted(self.rcan) or FACTORS}
+        factor = min(missed, key=lambda each: missed[each])
         if self.rcan:
             return next(enlarge([image], self.rcan[factor]))
         return bicubic(image, factor)
