@@ -249,8 +249,8 @@ def _say_what_is_left(person: str, paths: Paths, traces: set[bytes]) -> None:
     if paths.model.exists() and f"{dataset}/{person}" in trained_persons(paths.model):
         logger.warning("%s has learned from the person; dvc repro trains again without them", paths.model)
     logger.info(
-        "the report is deleted; dvc repro makes all of it again. To keep the network, before it: "
-        "dvc commit --force --with-deps train@%s", dataset,
+        "no report shows the person: it was deleted, and dvc repro makes all that follows again. To keep the "
+        "network, run before it: dvc commit --force --with-deps train@%s", dataset,
     )  # fmt: skip
     if found := list(holders(traces, CACHES)):
         logger.warning(
