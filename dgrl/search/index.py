@@ -276,6 +276,7 @@ def _build(kind: Kind, vectors: Vectors) -> Any:
         lists = max(1, min(int(4 * count**0.5), count // ROWS_PER_LIST))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, product)
         index.nprobe = -(-lists // PROBED)
+        index.cp.max_points_per_centroid = ROWS_PER_LIST  # of k-means, which takes minutes of a million
         index.train(vectors)
     index.add(vectors)
     return index
