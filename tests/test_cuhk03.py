@@ -153,6 +153,24 @@ def test_the_mat_file_is_unpacked_once_and_held_once(tmp_path: Path, monkeypatch
     assert padding.nbytes < peak < 1.5 * mat.stat().st_size
 
 
+def test_who_was_forgotten_is_in_no_image_and_no_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params, splits = (
+        stage_params(write_mat(tmp_path / "cuhk-03.mat"), 0),
+        Path("data/cuhk03/images/splits.json"),
+    )
+    persons = download("cuhk03", params)["persons"]
+    before = json.loads(splits.read_text())
+    gone = before[0][0]
+    Path("forgotten").mkdir()
+    Path("forgotten/cuhk03.json").write_text(json.dumps([gone]))
+    assert download("cuhk03", params)["persons"] == persons - 1
+    expected = [[person for person in trial if person != gone] for trial in before]
+    assert json.loads(splits.read_text()) == expected != before
+
+
 def test_labelled_boxes_are_the_default(tmp_path: Path) -> None:
     path = write_mat(tmp_path / "cuhk-03.mat")
     assert images(path) == images(path, boxes="labelled")
