@@ -56,6 +56,14 @@ def test_a_run_has_its_metrics_and_the_params_that_differ(shown: list[dict[str, 
     assert ["broken", "failed"] in rows
 
 
+@pytest.mark.parametrize(
+    "metrics", [{"viper": 5}, {"viper": {}}, {"viper": {"rank1": "x", "mAP": 1.0}}, [], 5]
+)
+def test_metrics_that_were_edited_are_none(shown: list[dict[str, Any]], metrics: Any) -> None:
+    shown[0]["data"]["metrics"]["data/viper/eval/metrics.json"] = {"data": metrics}
+    assert ["workspace", "-", "loss.gamma=1"] in [line.split() for line in runs(width=120).splitlines()]
+
+
 def test_no_line_is_wider_than_80_columns_and_no_param_is_cut(shown: list[dict[str, Any]]) -> None:
     text = runs(width=80)
     assert max(map(len, text.splitlines())) <= 80

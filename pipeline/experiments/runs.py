@@ -57,6 +57,7 @@ def _row(
     differing = [f"{key}={as_text(params.get(key))}" for key in keys if params.get(key) != base.get(key)]
     found = [] if state else list(dataset_metrics(data.get("metrics", {})))
     for dataset, metrics in found:
-        yield name, dataset, f"{metrics['rank1']:.1f}", f"{metrics['mAP']:.1f}", ", ".join(differing)
+        headlines = [f"{metrics[key]:.1f}" if key in metrics else "-" for key in ("rank1", "mAP")]
+        yield name, dataset, *headlines, ", ".join(differing)
     if not found:
         yield name, "", state or "-", "", ", ".join(differing)

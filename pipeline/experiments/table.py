@@ -122,18 +122,20 @@ def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str
             states.append(f"out of date on {dataset} (its metrics are of another {stale})")
             continue
         multi_shot = metrics.get("multi_shot", {})
-        ranks = {rank: metrics[rank] for rank in RANKS}
+        ranks = {rank: metrics.get(rank) for rank in RANKS}
         ranks |= {f"multi_shot.{rank}": multi_shot.get(rank) for rank in RANKS}
         records.append({"experiment": experiment["name"], "dataset": dataset, **ranks, **params})
     return records, states if records or states else ["unevaluated"]
 
 
 def dataset_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What the stage evaluate wrote for each dataset."""
+    """What the stage evaluate wrote for each dataset, less what has been edited into something else."""
     for name, file in metrics.items():
-        dataset = Path(name).parts[-3] if name.endswith("eval/metrics.json") else ""
-        if dataset in file.get("data", {}):
-            yield dataset, file["data"][dataset]
+        dataset = Path(name).parts[-3] if name.endswith("/eval/metrics.json") else ""
+        content = file.get("data")
+        found = content.get(dataset) if isinstance(content, dict) else None
+        if isinstance(found, dict) and isinstance(found.get("rank1"), int | float):
+            yield dataset, found
 
 
 def _stale(options: Mapping[str, Any], params: Mapping[str, Any]) -> str:
