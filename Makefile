@@ -3,7 +3,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test coverage trust audit site install
+.PHONY: repro test coverage trust lock audit site install
 
 repro: install
 	dvc repro
@@ -23,7 +23,7 @@ coverage: .venv/installed-dev
 	coverage report
 
 # Every fault, kill and damaged input that `make test` tries a sample of; hours.
-trust: install
+trust: .venv/installed-dev
 	rm -rf .work/trust && mkdir -p .work/trust
 	DGRL_TRUST=$(CURDIR)/.work/trust OMP_NUM_THREADS=1 pytest --numprocesses 2 \
 		tests/test_faults.py tests/test_kills.py tests/test_fuzz_*.py; \
@@ -44,15 +44,26 @@ site: .venv/installed-dev
 
 install: .venv/installed
 
-# torch first, and no build isolation: basicsr's setup imports torch and would fetch a second one.
-.venv/installed: pyproject.toml constraints.txt
+# Every file is one of requirements.lock's by its SHA-256. basicsr comes last, without build isolation: its setup
+# imports torch and would fetch a second one.
+PIP = pip install --quiet --no-deps
+.venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	pip install --quiet --constraint constraints.txt pip setuptools wheel
-	pip install --quiet --constraint constraints.txt torch torchvision numpy
-	pip install --quiet --constraint constraints.txt --no-build-isolation --editable .
+	sed '/^basicsr-fixed/,/[^\\]$$/d' requirements.lock > .venv/first.lock
+	$(PIP) --require-hashes --requirement .venv/first.lock
+	$(PIP) --require-hashes --no-build-isolation --requirement requirements.lock
+	$(PIP) --no-build-isolation --editable .
 	touch $@
 
 # With Ray and what tests and checks need.
-.venv/installed-dev: .venv/installed
-	pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+.venv/installed-dev: .venv/installed requirements-dev.lock
+	$(PIP) --require-hashes --no-build-isolation --requirement requirements-dev.lock
 	touch $@
+
+# The files of constraints.txt's versions, for every platform, by their SHA-256; after a change of either.
+LOCK = uv pip compile --quiet --generate-hashes --universal --python-version 3.11.7 --python .venv/bin/python \
+	--no-build-isolation --no-header --no-annotate --constraint constraints.txt pyproject.toml -
+lock: install
+	pip install --quiet --constraint constraints.txt uv
+	printf '%s\n' pip setuptools wheel | $(LOCK) --output-file requirements.lock
+	printf '%s\n' pip setuptools wheel | $(LOCK) --extra dev --output-file requirements-dev.lock

@@ -1,5 +1,6 @@
 """The package: what it brings, what it asks for, and that it imports where a system lacks something."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -63,3 +64,27 @@ def test_ci_runs_the_supported_versions_of_python() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
     assert DECLARED["project"]["requires-python"] == ">=3.11,<3.13"
+
+
+def locked(name: str) -> dict[str, tuple[str, int]]:
+    """The version of each package of a lock, by its normalised name, and how many files it allows."""
+    blocks = re.split(r"(?m)^(?=\w)", (ROOT / name).read_text())[1:]
+    found = [(re.match(r"([\w.-]+)==(\S+)", block), block.count("--hash=sha256:")) for block in blocks]
+    return {normal(match[1]): (match[2], count) for match, count in found if match}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(("name", "extra"), [("requirements.lock", None), ("requirements-dev.lock", "dev")])
+def test_a_lock_has_the_pinned_versions_of_what_is_asked_for(name: str, extra: str | None) -> None:
+    lines = (ROOT / "constraints.txt").read_text().split()
+    pins = {normal(pin): version for pin, _, version in (line.partition("==") for line in lines)}
+    lock = locked(name)
+    assert all(count for _, count in lock.values())
+    assert {each: version for each, (version, _) in lock.items() if pins.get(each, version) != version} == {}
+    asked = list(DECLARED["project"]["dependencies"])
+    if extra:
+        asked += [each for each in DECLARED["project"]["optional-dependencies"][extra] if "dgrl[" not in each]
+    assert {normal(re.split(r"[<>=\[]", each)[0]) for each in asked} <= set(lock)
