@@ -13,7 +13,8 @@ import torch
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import adapted, fit
 from dgrl.evaluation.calibration import calibrate
-from dgrl.evaluation.evaluate import curves, evaluate_embeddings, with_keys
+from dgrl.evaluation.evaluate import curves, evaluate_embeddings
+from dgrl.evaluation.keys import with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings, rank
 from dgrl.extractor import Extractor

@@ -15,7 +15,7 @@ from test_fuzz_files import rcan
 from dgrl.embedders.adapted import load_whitening
 from dgrl.embedders.catalog import load_embedder
 from dgrl.errors import InputError
-from dgrl.evaluation.evaluate import with_keys
+from dgrl.evaluation.keys import with_keys
 from dgrl.evaluation.ranking import rank
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams

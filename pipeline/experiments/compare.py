@@ -20,7 +20,8 @@ from dgrl.embedders.protocol import Embedder, Resolution
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import Whitening, adapted, fit
 from dgrl.evaluation.calibration import calibrate
-from dgrl.evaluation.evaluate import evaluate_embeddings, with_keys
+from dgrl.evaluation.evaluate import evaluate_embeddings
+from dgrl.evaluation.keys import with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings
 from dgrl.files import atomic_file
