@@ -1,5 +1,6 @@
 """What can be known to be wrong before hours of work: files, cameras, persons, sizes of images."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -122,10 +123,12 @@ def _too_few_or_small(training: pd.DataFrame, dataset: str, params: Params) -> l
     """What training wants of the training images."""
     problems = []
     persons, wanted = training.person_id.nunique(), params.train.persons_per_batch
-    if persons < wanted:
+    held_out = math.ceil(params.train.held_out * persons)
+    if persons - held_out < wanted:
+        less = f", less {held_out} of train.held_out" if held_out else ""
         problems.append(
-            f"train.persons_per_batch = {wanted}, but {dataset} has only {persons} training persons; lower "
-            "it or add persons"
+            f"train.persons_per_batch = {wanted}, but {dataset} has only {persons} training persons{less}; "
+            "lower it or add persons"
         )
     if params.sr.method == "rcan" and has_lr_to_restore(dataset, params):
         if missing := sorted(set(params.mlr.factors) - set(params.rcan.scales)):

@@ -122,13 +122,14 @@ def _untrained(model_params: ModelParams, seed: int) -> DGRL:
 def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
     """Every choice that the metrics depend on and that the paper leaves open, as the files read say it."""
     split, sr, trained = map(read_json, (paths.split, paths.sr_options, paths.config))
-    model = trained["model"]
+    model, kept = trained["model"], trained.get("kept")
     return {
         **{f"mlr.{name}": as_scalar(value) for name, value in split["options"].items()},
         "sr.method": sr["method"],
         "evaluate.flip": params.flip,
         "evaluate.adapt": params.adapt,
         "train.epochs": trained["train"]["epochs"],
+        **({"train.kept_epoch": kept["epoch"], "train.kept_by": kept["by"]} if kept else {}),
         "model.backbone": model["backbone"],
         "model.size": f"{model['height']}x{model['width']}",
         "weights_sha256": trained.get("weights_sha256"),

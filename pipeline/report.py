@@ -122,8 +122,8 @@ def _headline(metrics: Mapping[str, float], dataset: str) -> pd.DataFrame:
             names = [f"{prefix}.{name}" for prefix, name in zip(prefixes, HEADLINE, strict=True)]
             words = ", ".join(map(label, filter(None, way.split("."))))
             rows[words or "single-shot"] = [metrics.get(name.lstrip("."), np.nan) for name in names]
-    if paper := _paper(dataset):
-        rows["DGRL (paper)"] = [*paper, np.nan, np.nan]
+    if published := _paper(dataset):
+        rows["DGRL (paper)"] = [*published, np.nan, np.nan]
     return pd.DataFrame.from_dict(rows, "index", columns=HEADLINE)
 
 
@@ -146,6 +146,9 @@ def _notes(dataset: str, options: Mapping[str, Any], *, calibrated: bool) -> lis
         )
     if _paper(dataset) and options["mlr.evaluate_on"] != "test":
         notes.append("These are held-out training persons; the paper's metrics are of its test persons.")
+    if "kept.epoch" in options:
+        why = f"{options['kept.by']}, {options['kept.mAP']:.1f} %"
+        notes.append(f"The weights are those of epoch {options['kept.epoch']}, kept for its {why}.")
     return notes
 
 
@@ -176,7 +179,8 @@ def _calibration_table(metrics: Mapping[str, float]) -> pd.DataFrame:
 
 
 def _plots(found: Evaluation, paths: Paths) -> list[Plot]:
-    plots = [_cmc_plot(found, paths.dataset), _histogram(found), _training_plot(paths), _rcan_plot(paths)]
+    plots = [_cmc_plot(found, paths.dataset), _histogram(found), _training_plot(paths)]
+    plots += [_held_out_plot(paths), _rcan_plot(paths)]
     return [each for each in plots if each]
 
 
@@ -187,8 +191,8 @@ def _cmc_plot(found: Evaluation, dataset: str) -> Plot:
         curves["untrained, single-shot"] = found.untrained.single_shot_cmc
     ranks = list(range(1, len(ranking.single_shot_cmc) + 1))
     series = [Series(name, ranks, curve.tolist()) for name, curve in curves.items()]
-    if paper := _paper(dataset):
-        series.append(Series("paper, single-shot", [1, 5, 10], list(paper), "points"))
+    if published := _paper(dataset):
+        series.append(Series("paper, single-shot", [1, 5, 10], list(published), "points"))
     ends = "; ".join(f"{name} from {curve[0]:.1f} to {curve[-1]:.1f} %" for name, curve in curves.items())
     alt = f"Curves over ranks 1 to {len(ranks)}: {ends}."
     title = "Cumulative matching characteristic (CMC)"
@@ -221,6 +225,21 @@ def _training_plot(paths: Paths) -> Plot | None:
         return None
     ends = ", ".join(f"{each.label} from {each.y[0]:.2f} to {each.y[-1]:.2f}" for each in series)
     return plot("losses", "Training", f"Losses: {ends}.", series, "optimizer step", "loss, weighted")
+
+
+def _held_out_plot(paths: Paths) -> Plot | None:
+    """Rank-1 and mAP of the held-out persons over the epochs that measured them."""
+    config = read_json(paths.config)
+    if not (measured := config.get("held_out")):
+        return None
+    epochs = [each["epoch"] for each in measured]
+    series = [Series(label(name), epochs, [each[name] for each in measured]) for name in ("rank1", "mAP")]
+    ends = ", ".join(f"{each.label} from {each.y[0]:.1f} to {each.y[-1]:.1f} %" for each in series)
+    alt = f"Persons kept from training: {ends}."
+    if kept := config.get("kept"):
+        series.append(Series("kept", [kept["epoch"]], [kept["mAP"]], "points"))
+        alt += f" Epoch {kept['epoch']} is kept, with an mAP of {kept['mAP']:.1f} %."
+    return plot("held-out", "Held-out persons", alt, series, "epoch", "%")
 
 
 def _rcan_plot(paths: Paths) -> Plot | None:

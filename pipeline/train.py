@@ -21,6 +21,7 @@ from dgrl.parallel.device import default_device, keep_freed_memory
 from dgrl.tables import read_keys
 from dgrl.training.batches import Batches, hold_out
 from dgrl.training.distributed import Ranks, launch, ranks
+from dgrl.training.held_out import MEAN_AP, RANK1, HeldOut, best
 from dgrl.training.trainer import Log
 from dgrl.training.trainer import train as train_network
 from dgrl.weights.initial import build, imagenet_file, require_file
@@ -76,10 +77,11 @@ def _train(dataset: str, params: Params) -> None:
             start = params.model.model_copy(update={"weights": str(weights)} if weights else {})
             model, match = build(start, batches.persons, params.train.seed)
             losses = partial(loss_terms, params=params.loss, gather=here.all_gather)
+            measure = HeldOut(hr, sr, held_out, batches.device) if params.train.eval_every else None
             with _curves(here, paths, batches.per_epoch) as log:
-                train_network(
+                history = train_network(
                     model, losses, batches, params.train, work / "checkpoint.pt", log, here,
-                    pretrained=match.taken,
+                    pretrained=match.taken, measure=measure,
                     log_every=params.runtime.log_every, checkpoint_every=params.runtime.checkpoint_every,
                 )  # fmt: skip
             if here.rank == 0:
@@ -88,8 +90,22 @@ def _train(dataset: str, params: Params) -> None:
                 earlier = trained_persons(weights) if weights else frozenset()
                 with atomic_file(paths.config) as file:  # both are written before one of them is published
                     config = {"dataset": dataset, "persons": batches.persons, **settings}
+                    config |= _measured(history, batches.per_epoch, params.train.keep)
                     file.write_text(json.dumps(config, indent=1) + "\n")
                     save_model(paths.model, model, params.model, batches.persons, learned | earlier)
+
+
+def _measured(history: list[dict[str, float]], steps_per_epoch: int, keep: str) -> dict[str, Any]:
+    """For the config: the metrics of held-out persons by epoch, and which epoch was kept for its mAP."""
+
+    def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+        epoch = int(metrics["step"]) // steps_per_epoch
+        return {"epoch": epoch, "rank1": round(metrics[RANK1], 4), "mAP": round(metrics[MEAN_AP], 4)}
+
+    if not (measured := [metrics for metrics in history if MEAN_AP in metrics]):
+        return {}
+    kept = {"kept": {**shown(best(measured)), "by": "mAP of held-out persons"}} if keep == "best" else {}
+    return {"held_out": list(map(shown, measured)), **kept}
 
 
 def _weights(params: Params) -> Path | None:
@@ -158,7 +174,10 @@ def _curves(here: Ranks, paths: Paths, steps_per_epoch: int) -> Iterator[Log]:
             nonlocal said
             if (epoch := step // steps_per_epoch) > said:
                 said, loss, rate = epoch, metrics["loss/total"], metrics["images_per_second"]
-                logger.info("epoch %d: loss %.3f, %.0f images/s", epoch, loss, rate)
+                line = f"epoch {epoch}: loss {loss:.3f}, {rate:.0f} images/s"
+                if MEAN_AP in metrics:
+                    line += f"; held-out persons: Rank-1 {metrics[RANK1]:.1f}, mAP {metrics[MEAN_AP]:.1f}"
+                logger.info(line)
             losses[step] = {name.removeprefix("loss/"): metrics[name] for name in metrics if "loss/" in name}
 
         yield log

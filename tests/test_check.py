@@ -60,6 +60,15 @@ def test_who_was_forgotten_is_not_counted(project: Path) -> None:
     assert check("own", found).startswith(f"own: {download('own', found)['images']} images")
 
 
+def test_held_out_persons_fill_no_batch(project: Path) -> None:
+    told = (
+        "train.persons_per_batch = 5, but own has only 5 training persons, less 1 of train.held_out; lower it"
+    )
+    with pytest.raises(InputError, match=told):
+        check("own", params(train={"held_out": 0.1}))
+    check("own", params(train={"held_out": 0.2, "persons_per_batch": 4}))
+
+
 @pytest.mark.parametrize("name", ["own", "synthetic"])
 def test_the_keys_are_those_that_download_writes(project: Path, name: str) -> None:
     small = {"kind": "synthetic", "persons": 3, "width": 16, "height": 32}

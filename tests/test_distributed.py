@@ -16,12 +16,15 @@ from dgrl.errors import InputError
 from dgrl.random import named_generator
 from dgrl.training.batches import Batches
 from dgrl.training.distributed import ALONE, Ranks, launch, ranks
+from dgrl.training.held_out import MEAN_AP
 from dgrl.training.params import TrainParams
 from dgrl.training.trainer import train
 from dgrl.weights.checkpoint import load_checkpoint
 
 # A small learning rate: without batch norms the loss would grow a million times, and so its rounding.
-PARAMS = train_params(epochs=7, learning_rate=1e-4, clip_norm=10.0, ema_decay=0.9)
+PARAMS = train_params(epochs=7, learning_rate=1e-4, clip_norm=10.0, ema_decay=0.9, held_out=0.1)
+PARAMS = PARAMS.model_copy(update={"eval_every": 2, "keep": "best"})
+MEASURED = [10.0, 30.0, 20.0, 5.0]  # after epochs 2, 4, 6 and 7
 
 
 def run(checkpoint: Path, curve: Path, params: TrainParams = PARAMS) -> None:
@@ -36,9 +39,26 @@ def run(checkpoint: Path, curve: Path, params: TrainParams = PARAMS) -> None:
     def log(step: int, now: Mapping[str, float]) -> None:
         metrics.append([value for name, value in now.items() if name.startswith("loss")])
 
+    values = iter(MEASURED)
+
+    def measure(network: torch.nn.Module) -> dict[str, float]:
+        return {MEAN_AP: next(values)}
+
     with ranks() as here:
         network, losses, batches = prepare(*banks(), params, ranks=here)
-        train(network, losses, batches, params, checkpoint, log, here, log_every=1, checkpoint_every=10)
+        history = train(
+            network,
+            losses,
+            batches,
+            params,
+            checkpoint,
+            log,
+            here,
+            measure=measure,
+            log_every=1,
+            checkpoint_every=10,
+        )
+        assert [each[MEAN_AP] for each in history if MEAN_AP in each] == MEASURED
     np.save(curve.with_name(f"{curve.name}{here.rank}.npy"), metrics)
 
 
@@ -54,7 +74,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     whole, shared = (load_checkpoint(tmp_path / name) for name in ("one.pt", "two.pt"))
     assert whole is not None
     assert shared is not None
-    for part in ("model", "average"):
+    for part in ("model", "average", "kept"):
+        assert whole[part]
         for name, tensor in whole[part].items():
             torch.testing.assert_close(shared[part][name], tensor, rtol=0, atol=1e-8, msg=name)
 

@@ -122,7 +122,8 @@ SR_STAGES = {"pretrain_sr@synthetic-2", "cache_sr"}
     [
         ("dgrl/model/network.py", MODEL_USERS),  # DGRL.embed is the test pass
         ("dgrl/model/losses.py", {"train"}),
-        ("dgrl/evaluation/ranking.py", {"evaluate"}),
+        ("dgrl/evaluation/ranking.py", MODEL_USERS),  # train.eval_every
+        ("dgrl/evaluation/adaptation.py", {"evaluate"}),
         ("dgrl/random.py", {"download", "split", "pretrain_sr@synthetic-2", *MODEL_USERS}),
         ("dgrl/images.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),
         ("dgrl/tables.py", {"download", "split", *SR_STAGES, *MODEL_USERS}),

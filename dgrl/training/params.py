@@ -29,7 +29,9 @@ class TrainParams(Section):
     persons_per_batch: Annotated[int, Field(ge=2)] = 16
     pairs_per_person: Positive = 3
     epochs: Annotated[int, Field(ge=0)] = 70  # 0: the network as model.weights has it
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the persons kept for evaluate.adapt
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the persons who do not train
+    eval_every: Annotated[int, Field(ge=0)] = 0  # epochs between measurements of held-out persons; 0: never
+    keep: Literal["last", "best"] = "last"  # best: the measured epoch with the highest mAP
     learning_rate: Annotated[float, Field(gt=0)] = 0.013
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False  # (d)
@@ -49,7 +51,13 @@ class TrainParams(Section):
     compile: CompileMode = "none"  # torch.compile, if its losses are equal; cuda_graphs: with CUDA graphs
 
     @model_validator(mode="after")
-    def _check_momentum(self) -> Self:
+    def _check(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.eval_every and not self.held_out:
+            raise ValueError(
+                "eval_every measures held-out persons; set held_out to a share of them such as 0.1"
+            )
+        if self.keep == "best" and not (self.eval_every and self.epochs):
+            raise ValueError("keep = 'best' chooses among measured epochs; set eval_every and epochs above 0")
         return self

@@ -1,5 +1,6 @@
 """The training loop (paper IV-C)."""
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -17,11 +18,13 @@ from dgrl.progress import progress
 from dgrl.training.batches import Batches
 from dgrl.training.compiled import compile_network, trial_step
 from dgrl.training.distributed import ALONE, Ranks
+from dgrl.training.held_out import best
 from dgrl.training.params import TrainParams
-from dgrl.weights.checkpoint import load_checkpoint, save_checkpoint
+from dgrl.weights.checkpoint import load_checkpoint, require_converged, save_checkpoint
 
 Log = Callable[[int, Mapping[str, float]], None]  # step, metrics
 Losses = Callable[[Any, Tensor], dict[str, Tensor]]  # a network's output, class of each pair: terms
+Measure = Callable[[nn.Module], dict[str, float]]  # a network in evaluation mode: metrics of held-out persons
 
 DIVERGED = (
     "lower train.learning_rate or raise train.warmup_epochs; the last good checkpoint is kept"  # what to do
@@ -89,8 +92,13 @@ class Meter:
         metrics["loss/total"] = float(values.sum(dim=1).mean())
         metrics["learning_rate"] = rate
         metrics["images_per_second"] = images * len(values) / seconds
-        self.steps, self.started = [], time.perf_counter()
+        self.steps = []
+        self.restart()
         return metrics
+
+    def restart(self) -> None:
+        """Count no time before now."""
+        self.started = time.perf_counter()
 
 
 @dataclass
@@ -98,7 +106,8 @@ class Run:
     """The state of a run, and so what a checkpoint holds.
 
     ``average`` is the exponential moving average (EMA) of the weights and the batch norms' statistics over
-    some 1 / (1 - ``ema_decay``) steps, from the first on; empty where it is not wanted.
+    some 1 / (1 - ``ema_decay``) steps, from the first on; empty where it is not wanted. ``kept`` are the
+    weights of the best epoch so far; empty where the last is kept.
     """
 
     model: nn.Module
@@ -107,6 +116,7 @@ class Run:
     optimizer: torch.optim.SGD
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -143,7 +153,7 @@ class Run:
         for name, tensor in self.average.items():
             tensor.copy_(state["average"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.history = state["step"], state["history"]
+        self.step, self.history, self.kept = state["step"], state["history"], state["kept"]
         logger.info("resume at step %d", self.step)
 
     def save(self, checkpoint: Path) -> None:
@@ -154,9 +164,30 @@ class Run:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
+            "kept": self.kept,
         }
-        rate = self.optimizer.param_groups[0]["lr"]
-        save_checkpoint(checkpoint, state, f"step {self.step} (learning rate {rate:.3g})", DIVERGED)
+        save_checkpoint(checkpoint, state, self.place(), DIVERGED)
+
+    def place(self) -> str:
+        """The step and its learning rate, for messages."""
+        return f"step {self.step} (learning rate {self.optimizer.param_groups[0]['lr']:.3g})"
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those that the run would end with now: the average, if there is one."""
+        return {**self.model.state_dict(), **self.average}
+
+    def measure(self, measure: Measure) -> dict[str, float]:
+        """Metrics of a copy of the network with ``weights``; DivergedError if one of these is not finite."""
+        weights = self.weights()
+        require_converged(weights, self.place(), DIVERGED)
+        network = copy.deepcopy(self.model)
+        network.load_state_dict(weights)
+        return measure(network.eval())
+
+    def keep_if_best(self) -> None:
+        """Keep the weights, if no earlier measurement was as good as the one just logged."""
+        if best(self.history) is self.history[-1]:
+            self.kept = {name: tensor.clone() for name, tensor in self.weights().items()}
 
     def step_optimizer(self, rate: float) -> None:
         """Take an optimizer step at a learning rate."""
@@ -181,9 +212,10 @@ def train(
     ranks: Ranks = ALONE,
     *,
     pretrained: Collection[str] = (),
+    measure: Measure | None = None,
     log_every: int = 20,
     checkpoint_every: int = 100,
-) -> nn.Module:
+) -> list[dict[str, float]]:
     """Train a network on HR/SR pairs.
 
     A run that finds ``checkpoint`` goes on from it, and ends with the weights that the uninterrupted run
@@ -192,7 +224,9 @@ def train(
     network, its average, the optimizer and the step are the whole state.
 
     Args:
-        model: from HR and SR images [B, 3, H, W] to the output that ``losses`` takes; trained in place.
+        model: from HR and SR images [B, 3, H, W] to the output that ``losses`` takes; trained in place, and
+            left in evaluation mode, with the EMA of the weights if ``params.ema_decay`` is not 0: those of
+            the last epoch, or of the ``best`` one if ``params.keep`` says so.
         losses: from that output and the class of each pair [B] to the weighted terms of the loss.
         batches: those of each step.
         params: the optimizer, its schedule, and how far to go.
@@ -201,11 +235,12 @@ def train(
             first with all that had been logged before.
         ranks: the processes that share the batches; rank 0 writes the checkpoint.
         pretrained: names of the parameters that learn at ``params.pretrained_rate`` times the learning rate.
+        measure: called, in rank 0, every ``params.eval_every`` epochs and after the last; None: never.
         log_every: optimizer steps.
         checkpoint_every: optimizer steps.
 
     Returns:
-        The trained network in evaluation mode, with the EMA of the weights if ``params.ema_decay`` is not 0.
+        The metrics of each logged step, and ``step`` itself.
 
     Raises:
         DivergedError: if the loss or a weight is not finite.
@@ -228,6 +263,7 @@ def train(
     network = ranks.wrap(model, params.sync_batch_norm)
     network = compile_network(network, params.compile, partial(trial_step, model, terms_of), dtype)
     steps = params.epochs * batches.per_epoch
+    eval_every = params.eval_every * batches.per_epoch if measure else 0
     images = 2 * params.persons_per_batch * params.pairs_per_person
     for metrics in run.history:
         log(int(metrics["step"]), {name: value for name, value in metrics.items() if name != "step"})
@@ -249,16 +285,23 @@ def train(
             run.step += 1
 
             meter.add(terms)
-            keep = run.step % checkpoint_every == 0 or run.step == steps
-            if keep or run.step % log_every == 0:
+            save = run.step % checkpoint_every == 0 or run.step == steps
+            evaluate = eval_every > 0 and (run.step % eval_every == 0 or run.step == steps)
+            if save or evaluate or run.step % log_every == 0:
                 metrics = meter.report(run.step, rate, images)
+                if measure and evaluate:
+                    metrics |= ranks.broadcast(None if ranks.rank else run.measure(measure))
+                    meter.restart()
                 run.history.append({"step": run.step, **metrics})
+                if evaluate and params.keep == "best":
+                    run.keep_if_best()
                 log(run.step, metrics)
-            if keep and ranks.rank == 0:
+            if save and ranks.rank == 0:
                 run.save(checkpoint)
             display.update(bar, completed=run.step)
-    model.load_state_dict({**model.state_dict(), **run.average})
-    return model.eval()
+    model.load_state_dict(run.kept or run.weights())
+    model.eval()
+    return run.history
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype:
