@@ -75,6 +75,10 @@ class Params(Section):
                 raise ValueError(f"datasets: {name} has no section source.{name} (there are: {self._names})")
             if name not in self.mlr.lr_camera:
                 raise ValueError(f"mlr.lr_camera.{name} is missing; set it to a camera, or a pattern")
+        if self.train.freeze_batch_norm and self.model.weights == "none":
+            raise ValueError(
+                "train.freeze_batch_norm freezes what model.weights fills, and that is none; set it to false"
+            )
         for key in ("lr_camera", "query_factor_per"):
             by_dataset = getattr(self.mlr, key)
             if isinstance(by_dataset, dict) and (unknown := sorted(set(by_dataset) - set(self.source))):

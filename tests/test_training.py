@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgrl.errors import DivergedError, InputError
 from dgrl.image_bank import ImageBank
@@ -228,6 +229,51 @@ def test_the_first_step_follows_the_gradient_at_its_rate(
 
     plain, changed = (step(train_params(weight_decay=0.0, **values)) for values in ({}, changes))
     torch.testing.assert_close(changed, ratio * plain, rtol=1e-3, atol=1e-7)
+
+
+def batch_norms(network: DGRL) -> dict[str, _BatchNorm]:
+    return {name: each for name, each in network.named_modules() if isinstance(each, _BatchNorm)}
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_frozen_batch_norms_stay_as_they_were_and_the_others_learn(tmp_path: Path, ema_decay: float) -> None:
+    params = train_params(freeze_batch_norm=True, ema_decay=ema_decay, learning_rate=0.01)
+    network, losses, batches = prepare(*banks(), params)
+    pretrained = {name for name in network.state_dict() if not name.startswith("heads.")}
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    train(network, losses, batches, params, tmp_path / "checkpoint", Curve(), pretrained=pretrained)
+    names = batch_norms(network)
+    assert len(names) > 20
+    for name in names:
+        for tensor, after in names[name].state_dict().items():
+            frozen = not name.startswith("heads.") or tensor == "bias"  # a BNNeck's never learns
+            assert torch.equal(before[f"{name}.{tensor}"], after) == frozen, f"{name}.{tensor}"
+    assert not torch.equal(before["layer1.0.conv1.weight"], network.state_dict()["layer1.0.conv1.weight"])
+
+
+def test_frozen_batch_norms_compute_as_in_evaluation(tmp_path: Path) -> None:
+    """By their formula, and so that a step's losses are those of a network in evaluation mode."""
+    params = train_params(freeze_batch_norm=True)
+    network, losses, batches = prepare(*banks(), params)
+    for each in batch_norms(network).values():
+        torch.nn.init.uniform_(each.running_mean, -0.1, 0.1)
+        torch.nn.init.uniform_(each.running_var, 0.5, 2.0)
+    batch = batches(0)
+    with torch.no_grad():
+        expected = losses(network.eval()(batch.hr, batch.sr), batch.targets)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    norm = network.layer1[0].bn1
+    norm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].clone(), output.clone())))
+    curve = Curve(stop_after=1)
+    names = set(network.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        train(network, losses, batches, params, tmp_path / "c", curve, pretrained=names, log_every=1)
+    for name, value in expected.items():
+        assert curve.metrics[1][f"loss/{name}"] == pytest.approx(float(value), rel=1e-4), name
+    inputs, outputs = (each.detach() for each in seen[0])  # clones: the ReLU that follows is in place
+    mean, variance = (each[:, None, None] for each in (norm.running_mean, norm.running_var))
+    weight, bias = (each.detach()[:, None, None] for each in (norm.weight, norm.bias))
+    torch.testing.assert_close(outputs, (inputs - mean) / (variance + norm.eps).sqrt() * weight + bias)
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class TrainParams(Section):
     )
     warmup_epochs: Annotated[int, Field(ge=0)] = 0  # (d)
     warmup_rate: Annotated[float, Field(gt=0)] | None = None  # (d) constant; null: linear from a hundredth
+    freeze_batch_norm: bool = False  # (d) of those that model.weights fills, statistics and weights
     clip_norm: Annotated[float, Field(ge=0)] = 0.0  # (d) largest norm of the gradient; 0 = off
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # (d) averages 1 / (1 - decay) steps; 0 = off
     processes: Positive = 1  # that share each batch, one per GPU

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dgrl.errors import DivergedError
@@ -234,7 +235,8 @@ def train(
         log: called, in every rank, with the step and its metrics every ``log_every`` steps; after a resume,
             first with all that had been logged before.
         ranks: the processes that share the batches; rank 0 writes the checkpoint.
-        pretrained: names of the parameters that learn at ``params.pretrained_rate`` times the learning rate.
+        pretrained: names of the parameters that learn at ``params.pretrained_rate`` times the learning rate,
+            and of the batch norms' statistics that ``params.freeze_batch_norm`` freezes.
         measure: called, in rank 0, every ``params.eval_every`` epochs and after the last; None: never.
         log_every: optimizer steps.
         checkpoint_every: optimizer steps.
@@ -249,9 +251,11 @@ def train(
     torch.backends.cudnn.benchmark = True  # every step has the same shapes: the fastest algorithm of each
     dtype = _precision(params.precision, device)
     schedule = Schedule(params, batches.per_epoch)
+    model.train()
+    if params.freeze_batch_norm:
+        freeze_batch_norms(model, pretrained)
     run = Run.start(model, params, device, pretrained)
     run.resume(checkpoint)
-    model.train()
 
     def terms_of(network: nn.Module) -> dict[str, Tensor]:
         """The loss terms of the next step."""
@@ -302,6 +306,13 @@ def train(
     model.load_state_dict(run.kept or run.weights())
     model.eval()
     return run.history
+
+
+def freeze_batch_norms(model: nn.Module, pretrained: Collection[str]) -> None:
+    """Have the batch norms whose statistics are pretrained compute as in evaluation, and not learn."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and f"{name}.running_mean" in pretrained:
+            module.eval().requires_grad_(False)
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype:
