@@ -81,6 +81,30 @@ def runs(
 
 
 @app.command()
+def report(
+    dataset: Annotated[str, typer.Argument(help="One of params.yaml's `datasets`.")],
+    against: Annotated[
+        str | None,
+        typer.Option(help="A commit or experiment; default the newest commit with other metrics."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The page; default data/DATASET/against.html.")] = None,
+) -> None:
+    """Write a page with this run's metrics and CMC beside an earlier run's, and the params that differ.
+
+    eval/report.html cannot have them: the same params and inputs would give another page after each commit.
+    """
+    from dgrl.report.render import render
+    from pipeline.experiments.against import against as run
+    from pipeline.paths import Paths
+
+    page = render(run(dataset, against))
+    output = output or Paths(dataset).root / "against.html"
+    with atomic_file(output) as file:
+        file.write_text(page, encoding="utf-8")
+    typer.echo(output)
+
+
+@app.command()
 def ablate(
     rows: Annotated[
         AblationName, typer.Argument(help="losses: Table II, components: Table III, sr: super-resolution.")

@@ -78,8 +78,11 @@ def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, par
     report = Report(
         title=f"DGRL on {DATASET_TITLES.get(paths.dataset, paths.dataset)}",
         summary=_summary(found, len(split["left_out_queries"])),
-        headline=_headline(found.metrics, paths.dataset),
-        notes=_notes(paths.dataset, options, calibrated=CALIBRATED in found.metrics),
+        headline=headline(found.metrics, paths.dataset),
+        notes=[
+            *_notes(paths.dataset, options, calibrated=CALIBRATED in found.metrics),
+            f"dgrl report {paths.dataset} sets an earlier run beside this one.",
+        ],
         tables=tables,
         plots=_plots(found, paths),
         examples={
@@ -112,7 +115,7 @@ def _few(names: "pd.Series[str]", most: int = 6) -> list[str]:
     return found if len(found) <= most else [*found[:most], f"{len(found) - most} more"]
 
 
-def _headline(metrics: Mapping[str, float], dataset: str) -> pd.DataFrame:
+def headline(metrics: Mapping[str, float], dataset: str) -> pd.DataFrame:
     """A row for each way to rank, and the paper's; factors have a table of their own."""
     rows = {}
     for way in [name.removesuffix("rank1").rstrip(".") for name in metrics if name.endswith("rank1")]:
@@ -122,12 +125,12 @@ def _headline(metrics: Mapping[str, float], dataset: str) -> pd.DataFrame:
             names = [f"{prefix}.{name}" for prefix, name in zip(prefixes, HEADLINE, strict=True)]
             words = ", ".join(map(label, filter(None, way.split("."))))
             rows[words or "single-shot"] = [metrics.get(name.lstrip("."), np.nan) for name in names]
-    if published := _paper(dataset):
+    if published := paper(dataset):
         rows["DGRL (paper)"] = [*published, np.nan, np.nan]
     return pd.DataFrame.from_dict(rows, "index", columns=HEADLINE)
 
 
-def _paper(dataset: str) -> Metrics | None:
+def paper(dataset: str) -> Metrics | None:
     """The paper's Rank-1, Rank-5 and Rank-10 of DGRL."""
     rows = {row.label: row.paper for row in TABLES["I"].rows}
     return rows["DGRL (paper)"].get(dataset)
@@ -144,7 +147,7 @@ def _notes(dataset: str, options: Mapping[str, Any], *, calibrated: bool) -> lis
             "not fitted on; TPR the share of true pairs above the threshold that a share FMR of the false "
             "exceeds, with its 95 % interval over persons. x2 and so on: the queries of that factor."
         )
-    if _paper(dataset) and options["mlr.evaluate_on"] != "test":
+    if paper(dataset) and options["mlr.evaluate_on"] != "test":
         notes.append("These are held-out training persons; the paper's metrics are of its test persons.")
     if "kept.epoch" in options:
         why = f"{options['kept.by']}, {options['kept.mAP']:.1f} %"
@@ -191,7 +194,7 @@ def _cmc_plot(found: Evaluation, dataset: str) -> Plot:
         curves["untrained, single-shot"] = found.untrained.single_shot_cmc
     ranks = list(range(1, len(ranking.single_shot_cmc) + 1))
     series = [Series(name, ranks, curve.tolist()) for name, curve in curves.items()]
-    if published := _paper(dataset):
+    if published := paper(dataset):
         series.append(Series("paper, single-shot", [1, 5, 10], list(published), "points"))
     ends = "; ".join(f"{name} from {curve[0]:.1f} to {curve[-1]:.1f} %" for name, curve in curves.items())
     alt = f"Curves over ranks 1 to {len(ranks)}: {ends}."

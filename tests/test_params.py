@@ -267,6 +267,12 @@ def test_the_lineage_preset_is_the_paper_preset_but_for_what_public_code_says(pr
         ),
         ("mlr", "query_factor_per", {"vipr": "camera"}, "mlr.query_factor_per.vipr is no dataset (allowed: "),
         ("mlr", "trial", -1, "mlr.trial = -1: input should be greater than or equal to 0"),
+        (
+            "train",
+            "freeze_batch_norm",
+            True,
+            "train.freeze_batch_norm freezes what model.weights fills, and",
+        ),
         ("evaluate", "cmc_length", 5, "evaluate.cmc_length = 5: input should be greater than or equal to 10"),
         (
             "source",

@@ -19,6 +19,7 @@ from dgrl.model.inputs import normalise
 from dgrl.model.network import DGRL
 from dgrl.model.params import ModelParams
 from dgrl.report.activation import activation_maps, overlay
+from dgrl.report.plots import Series, plot
 from dgrl.report.render import PANEL_SIDE, SIDE, render
 from dgrl.report.restoration import restoration
 from dgrl.report.sheets import write_sheets
@@ -137,12 +138,15 @@ def test_wide_content_scrolls_by_keyboard_too(text):
 
 
 def test_parts_without_content_are_left_out():
-    bare = small_report(plots=[], tables={}, examples={}, restorations=[])
-    page = Page(render(bare))
+    empty = {"plots": [], "tables": {}, "examples": {}, "restorations": []}
+    page = Page(render(small_report(**empty)))
     assert not page.all("img")
     assert not page.all("figure")
     links = [link["href"] for link in page.all("a")]
     assert links == ["#results", "#run"]
+    bare = Page(render(small_report(**empty, metrics={}, options={}, origin={})))
+    assert [link["href"] for link in bare.all("a")] == ["#results"]
+    assert not bare.all("details")
 
 
 def test_ids_are_unique_and_links_lead_to_them(text):
@@ -165,6 +169,14 @@ def test_downloads_are_the_plots_as_csv_and_svg(text):
     table = pd.read_csv(io.StringIO(csv))
     assert table["queries found, %"].tolist() == [45.9, 60.0, 73.7, 50.0]
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_curve_of_one_point_is_a_mark_and_others_have_none():
+    """A line through one point has no length."""
+    mark = re.compile(r"<use [^>]*fill: #2563eb")
+    for points, marks in (([4], True), ([4, 5], False)):
+        svg = plot("p", "t", "a", [Series("s", points, [1.0] * len(points))], "x", "y").svg
+        assert bool(mark.search(svg)) == marks
 
 
 def test_a_plot_is_drawn_to_scale():

@@ -251,6 +251,24 @@ def test_frozen_batch_norms_stay_as_they_were_and_the_others_learn(tmp_path: Pat
     assert not torch.equal(before["layer1.0.conv1.weight"], network.state_dict()["layer1.0.conv1.weight"])
 
 
+def test_a_resumed_run_with_frozen_batch_norms_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    params = train_params(freeze_batch_norm=True)  # 6 steps, checkpoints at 3 and 6
+    switches = dict.fromkeys(("restormer", "non_local", "side_branches", "galn"), False)
+
+    def weights(checkpoint: str, curve: Curve) -> dict[str, torch.Tensor]:
+        network, losses, batches = prepare(*banks(), params, MODEL.model_copy(update=switches))
+        names = {name for name in network.state_dict() if not name.startswith("heads.")}
+        path = tmp_path / checkpoint
+        train(network, losses, batches, params, path, curve, pretrained=names, checkpoint_every=3)
+        return network.state_dict()
+
+    expected = weights("whole", Curve())
+    with pytest.raises(KeyboardInterrupt):
+        weights("cut", Curve(stop_after=6))
+    for name, tensor in weights("cut", Curve()).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
 def test_frozen_batch_norms_compute_as_in_evaluation(tmp_path: Path) -> None:
     """By their formula, and so that a step's losses are those of a network in evaluation mode."""
     params = train_params(freeze_batch_norm=True)

@@ -110,7 +110,8 @@ def plot(
                 axes.fill_between(each.x, each.y, step="post", color=color, alpha=0.25, linewidth=0)
                 axes.step(each.x, each.y, dash, where="post", color=color, label=each.label)
             else:
-                axes.plot(each.x, each.y, dash, color=color, label=each.label)
+                alone = "o" if len(each.x) == 1 else None  # a line of one point would not be seen
+                axes.plot(each.x, each.y, dash, marker=alone, color=color, label=each.label)
         if all(isinstance(x, int) for each in series for x in each.x):
             axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         if limits:
