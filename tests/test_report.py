@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import cv2
 import numpy as np
@@ -138,7 +139,7 @@ def test_wide_content_scrolls_by_keyboard_too(text):
 
 
 def test_parts_without_content_are_left_out():
-    empty = {"plots": [], "tables": {}, "examples": {}, "restorations": []}
+    empty: dict[str, Any] = {"plots": [], "tables": {}, "examples": {}, "restorations": []}
     page = Page(render(small_report(**empty)))
     assert not page.all("img")
     assert not page.all("figure")

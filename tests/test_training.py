@@ -273,14 +273,16 @@ def test_frozen_batch_norms_compute_as_in_evaluation(tmp_path: Path) -> None:
     """By their formula, and so that a step's losses are those of a network in evaluation mode."""
     params = train_params(freeze_batch_norm=True)
     network, losses, batches = prepare(*banks(), params)
-    for each in batch_norms(network).values():
-        torch.nn.init.uniform_(each.running_mean, -0.1, 0.1)
-        torch.nn.init.uniform_(each.running_var, 0.5, 2.0)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            torch.nn.init.uniform_(buffer, -0.1, 0.1)
+        elif name.endswith("running_var"):
+            torch.nn.init.uniform_(buffer, 0.5, 2.0)
     batch = batches(0)
     with torch.no_grad():
         expected = losses(network.eval()(batch.hr, batch.sr), batch.targets)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    norm = network.layer1[0].bn1
+    norm = batch_norms(network)["layer1.0.bn1"]
     norm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].clone(), output.clone())))
     curve = Curve(stop_after=1)
     names = set(network.state_dict())
@@ -289,8 +291,9 @@ def test_frozen_batch_norms_compute_as_in_evaluation(tmp_path: Path) -> None:
     for name, value in expected.items():
         assert curve.metrics[1][f"loss/{name}"] == pytest.approx(float(value), rel=1e-4), name
     inputs, outputs = (each.detach() for each in seen[0])  # clones: the ReLU that follows is in place
-    mean, variance = (each[:, None, None] for each in (norm.running_mean, norm.running_var))
-    weight, bias = (each.detach()[:, None, None] for each in (norm.weight, norm.bias))
+    mean, variance, weight, bias = (
+        norm.state_dict()[part][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+    )
     torch.testing.assert_close(outputs, (inputs - mean) / (variance + norm.eps).sqrt() * weight + bias)
 
 
