@@ -41,7 +41,7 @@ def adapt(model: str, pairs: Path, output: Path, *, flip: bool = True) -> Whiten
     query = _side(network, pairs.parent, [row["query"] for row in rows], persons, "lr")
     gallery = _side(network, pairs.parent, [row["gallery"] for row in rows], persons, "hr")
     whitening = fit(query, gallery)
-    save_whitening(output, whitening, network.digest)
+    save_whitening(output, whitening, network.digest, flip=flip)
     return whitening
 
 

@@ -106,27 +106,29 @@ class Constant:
 def test_a_whitening_is_kept_in_a_file_of_its_network(tmp_path: Path) -> None:
     query, gallery = cameras("fit", 120)
     path, whitening = tmp_path / "w.safetensors", fit(query, gallery)
-    save_whitening(path, whitening, "abc")
+    save_whitening(path, whitening, "abc", flip=True)
     network = Constant(query.features)
-    again = load_whitening(path, network)  # type: ignore[arg-type]
+    again = load_whitening(path, network, flip=True)  # type: ignore[arg-type]
     blank = [np.zeros((8, 4, 3), np.uint8)] * 3
     for resolution, side in (("lr", "query"), ("hr", "gallery")):
         found = Adapted(network, again).embed(blank, resolution)  # type: ignore[arg-type]
         np.testing.assert_array_equal(found, whitening.apply(query.features[:3], side))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="fitted with flip = True, not False"):
+        load_whitening(path, network, flip=False)  # type: ignore[arg-type]
     network.digest = "another"
     with pytest.raises(InputError, match="belongs to another network"):
-        load_whitening(path, network)  # type: ignore[arg-type]
+        load_whitening(path, network, flip=True)  # type: ignore[arg-type]
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(InputError, match="damaged"):
-        load_whitening(path, network)  # type: ignore[arg-type]
+        load_whitening(path, network, flip=True)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"none cannot be read \(No such file"):
-        load_whitening(tmp_path / "none", network)  # type: ignore[arg-type]
+        load_whitening(tmp_path / "none", network, flip=True)  # type: ignore[arg-type]
     for array in (np.zeros(()), np.zeros(3), np.zeros((16, 1))):
         odd = Whitening(array, array, array, 0.1, 120)
-        save_whitening(path, odd, "another")
+        save_whitening(path, odd, "another", flip=True)
         with pytest.raises(InputError, match="do not fit the network"):
-            load_whitening(path, network)  # type: ignore[arg-type]
+            load_whitening(path, network, flip=True)  # type: ignore[arg-type]
     bad = Whitening(np.full(16, np.nan), whitening.gallery_mean, whitening.matrix, 0.1, 120)
-    save_whitening(path, bad, "another")
+    save_whitening(path, bad, "another", flip=True)
     with pytest.raises(InputError, match="not finite"):
-        load_whitening(path, network)  # type: ignore[arg-type]
+        load_whitening(path, network, flip=True)  # type: ignore[arg-type]

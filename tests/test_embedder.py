@@ -12,7 +12,9 @@ import PIL.Image
 import pytest
 import torch
 from fake_network import FakeNetwork
+from safetensors.numpy import load_file
 from small_images import RCAN, smooth_image, write_persons
+from small_network import write_network, write_whitening
 from test_archive import unprivileged
 
 from dgrl import Embedder
@@ -154,6 +156,20 @@ def test_a_run_restores_by_its_own_rcan(
     (tmp_path / "run/rcan/x2/rcan.safetensors").write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"rcan\.safetensors"):
         Embedder.load(model)
+
+
+def test_a_whitening_is_applied_to_each_side(tmp_path: Path) -> None:
+    model = write_network(tmp_path / "model.safetensors")
+    file = write_whitening(tmp_path / "whitening.safetensors", model, flip=True)
+    plain = Embedder.load(model, flip=True).embed([LOW, IMAGE]).astype(float)
+    parts = load_file(file)
+    means = np.stack([parts["query_mean"], parts["gallery_mean"]])  # LR images are queries
+    moved = (plain - means) @ parts["matrix"]
+    expected = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    found = Embedder.load(model, flip=True, whitening=file).embed([LOW, IMAGE])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(InputError, match="fitted with flip = True"):
+        Embedder.load(model, whitening=file)
 
 
 def test_a_folder_without_rcan_is_refused(network: FakeNetwork, tmp_path: Path) -> None:

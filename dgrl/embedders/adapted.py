@@ -38,19 +38,19 @@ class Adapted:
         return self.whitening.apply(self.network.embed(images, resolution), side)
 
 
-def save_whitening(path: Path, whitening: Whitening, network: str) -> None:
-    """Write a whitening, with the SHA-256 of the network's file that it belongs to."""
-    header = {"network": network, "shrinkage": whitening.shrinkage, "pairs": whitening.pairs}
+def save_whitening(path: Path, whitening: Whitening, network: str, *, flip: bool) -> None:
+    """Write a whitening, with the SHA-256 of the network's file and the ``flip`` that it was fitted with."""
+    header = {"network": network, "flip": flip, "shrinkage": whitening.shrinkage, "pairs": whitening.pairs}
     tensors = {name: np.ascontiguousarray(getattr(whitening, name)) for name in TENSORS}
     with atomic_file(path) as building:
         save_file(tensors, building, {ENTRY: json.dumps(header)})
 
 
-def load_whitening(path: Path, network: Embedder) -> Whitening:
+def load_whitening(path: Path, network: Embedder, *, flip: bool) -> Whitening:
     """The whitening that ``save_whitening`` wrote.
 
     Raises:
-        InputError: if the file is missing, damaged, or belongs to another network.
+        InputError: if the file is missing, damaged, or belongs to another network or another ``flip``.
     """
     require_readable(path)
     try:
@@ -58,12 +58,14 @@ def load_whitening(path: Path, network: Embedder) -> Whitening:
             header = json.loads((file.metadata() or {})[ENTRY])
             query_mean, gallery_mean, matrix = (file.get_tensor(name) for name in TENSORS)
         whitening = Whitening(query_mean, gallery_mean, matrix, header["shrinkage"], header["pairs"])
-        belongs = header["network"]
+        belongs, fitted = header["network"], header["flip"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problem = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is no whitening, or damaged ({problem}); adapt again") from None
     if belongs != network.digest:
         raise InputError(f"{path} belongs to another network than {network.name}; adapt this one")
+    if fitted != flip:
+        raise InputError(f"{path} was fitted with flip = {fitted}, not {flip}; embed as it was fitted")
     size = network.embed([], "hr").shape[1]
     if not (query_mean.shape == gallery_mean.shape == (size,) and matrix.shape == (size, size)):
         raise InputError(f"{path}: its means and its matrix do not fit the network; adapt again")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dgrl.datasets.archive import files_below, readable
 from dgrl.embedders.catalog import load_embedder
+from dgrl.embedders.folder import read_folder
 from dgrl.embedders.protocol import Embedder as Network
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
@@ -58,16 +59,22 @@ class Embedder:
         lr_below: int | None = None,
         rcan: Path | None = None,
         flip: bool = False,
+        whitening: Path | None = None,
     ) -> Embedder:
-        """Load a network: a run's ``model.safetensors``, ``.onnx``, or OpenVINO's ``.xml``.
+        """Load a network: a run's ``model.safetensors``, ``.onnx``, OpenVINO's ``.xml``, an exported folder.
 
-        See the class, and ``catalog.load_embedder`` for ``preprocessing`` and ``flip``. By default ``rcan``
-        is the folder of that name beside the network's folder, where it has trained networks.
+        See the class, and ``catalog.load_embedder`` for ``preprocessing``, ``flip`` and ``whitening``. By
+        default ``rcan`` is an exported folder's own, or the folder of that name beside the network's folder,
+        where it has trained networks.
         """
-        own = Path(path).absolute().parent.parent / "rcan"
-        if rcan is None and has_rcan(own):
+        path = Path(path)
+        network = load_embedder(path, preprocessing, flip=flip, whitening=whitening)
+        own = path.absolute().parent.parent / "rcan"
+        if path.is_dir():
+            rcan = rcan or read_folder(path).rcan
+        elif rcan is None and has_rcan(own):
             rcan = own
-        return cls(load_embedder(Path(path), preprocessing, flip=flip), lr_below, rcan)
+        return cls(network, lr_below, rcan)
 
     def embed(self, images: Any, resolution: Resolution | None = None) -> npt.NDArray[np.float32]:
         """Embed images.

@@ -18,7 +18,8 @@ from dgrl.files import sha256
 from dgrl.images import Image, check_images
 
 Floats = npt.NDArray[np.float32]
-METADATA = "dgrl.preprocessing"  # entry of an ONNX file's metadata: Preprocessing as JSON
+METADATA = "dgrl.preprocessing"  # entry of a file's metadata: Preprocessing as JSON
+RESTORING = "dgrl.sr"  # another: by what the file restores LR images, or none
 BATCH = 32
 
 
@@ -96,7 +97,10 @@ def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> E
     if image.type != "tensor(float)":
         raise InputError(f"{path} takes {image.type}, not tensor(float); export it with float32 input")
     shape = [size if isinstance(size, int) else None for size in image.shape]
-    params = choose(path, preprocessing, _of_metadata(path, session))
+    metadata = session.get_modelmeta().custom_metadata_map
+    _require_plain(path, metadata.get(RESTORING, "none"))
+    entry = metadata.get(METADATA)
+    params = choose(path, preprocessing, None if entry is None else _parse(path, entry))
     output = session.get_outputs()[0].name
     return ExternalNetwork(
         [path],
@@ -121,6 +125,8 @@ def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) 
         if len(network.inputs) != 1:
             raise InputError(f"{path} has {len(network.inputs)} inputs; export it for images alone")
         found = network.inputs[0].partial_shape
+        if network.has_rt_info(RESTORING):
+            _require_plain(path, network.get_rt_info(RESTORING).astype(str))
         shape = [size.get_length() if size.is_static else None for size in found]
         params = choose(path, preprocessing, _of_rt_info(path, network))
         height, width = input_size(path, shape, params)
@@ -139,10 +145,13 @@ def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) 
     )
 
 
-def _of_metadata(path: Path, session: Any) -> Preprocessing | None:
-    """What this project's export writes into an ONNX file."""
-    entry = session.get_modelmeta().custom_metadata_map.get(METADATA)
-    return None if entry is None else _parse(path, entry)
+def _require_plain(path: Path, restoring: str) -> None:
+    """Refuse a file that does what comes before the network here."""
+    if restoring != "none":
+        raise InputError(
+            f"{path} restores LR images itself ({restoring}) and is for other programs; here export without "
+            "--sr, and the images are restored before"
+        )
 
 
 def _of_rt_info(path: Path, network: Any) -> Preprocessing | None:
