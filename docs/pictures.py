@@ -100,7 +100,7 @@ def ranked(data: Path) -> Image:
 def _cell(image: Image, colour: tuple[int, int, int]) -> Image:
     """An image, enlarged to the pixel where it is small, in a frame on white."""
     kernel = cv2.INTER_NEAREST if image.shape[0] < CELL[1] else cv2.INTER_AREA
-    resized = cv2.resize(image, CELL, interpolation=kernel)
+    resized = cv2.resize(image, CELL, interpolation=kernel).astype(np.uint8, copy=False)
     return _framed(_framed(resized, FRAME, colour), SPACE // 2, WHITE)
 
 

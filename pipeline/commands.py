@@ -81,11 +81,11 @@ def runs(
 
 
 @app.command()
-def report(
+def against(
     dataset: Annotated[str, typer.Argument(help="One of params.yaml's `datasets`.")],
-    against: Annotated[
+    revision: Annotated[
         str | None,
-        typer.Option(help="A commit or experiment; default the newest commit with other metrics."),
+        typer.Argument(help="A commit or experiment; default the newest commit with other metrics."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The page; default data/DATASET/against.html.")] = None,
 ) -> None:
@@ -97,7 +97,7 @@ def report(
     from pipeline.experiments.against import against as run
     from pipeline.paths import Paths
 
-    page = render(run(dataset, against))
+    page = render(run(dataset, revision))
     output = output or Paths(dataset).root / "against.html"
     with atomic_file(output) as file:
         file.write_text(page, encoding="utf-8")

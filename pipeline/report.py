@@ -81,7 +81,7 @@ def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, par
         headline=headline(found.metrics, paths.dataset),
         notes=[
             *_notes(paths.dataset, options, calibrated=CALIBRATED in found.metrics),
-            f"dgrl report {paths.dataset} sets an earlier run beside this one.",
+            f"dgrl against {paths.dataset} sets an earlier run beside this one.",
         ],
         tables=tables,
         plots=_plots(found, paths),

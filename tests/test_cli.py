@@ -34,6 +34,7 @@ SUBCOMMANDS = (
     "index",
     "search",
     "report",
+    "against",
     "app",
     "forget",
     "export",

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,31 +51,31 @@ def banks(persons: int = 6, cameras: int = 3, images: int = 2) -> tuple[ImageBan
     )
     pixels = named_generator("held_out").integers(0, 256, (2, len(keys), 3, 32, 32), np.uint8)
     sides = [keys.assign(pixel_sha256=[hashlib.sha256(each).hexdigest() for each in side]) for side in pixels]
-    return tuple(ImageBank(torch.from_numpy(side), own) for side, own in zip(pixels, sides, strict=True))  # type: ignore[return-value]
+    hr, sr = (ImageBank(torch.from_numpy(side), own) for side, own in zip(pixels, sides, strict=True))
+    return hr, sr
 
 
 def brute_force(model: DGRL, hr: ImageBank, sr: ImageBank, persons: set[str]) -> tuple[float, float]:
     """Rank-1, by the chance that a positive is ahead of an image of each other person; and mAP."""
     with torch.no_grad():
-        queries, gallery = (
-            model.embed(normalise(bank.images), stream).double().numpy()
-            for bank, stream in ((sr, "sr"), (hr, "hr"))
-        )
+        queries = model.embed(normalise(sr.images), "sr").double().numpy()
+        gallery = model.embed(normalise(hr.images), "hr").double().numpy()
     firsts, precisions = [], []
-    for query, asked in zip(queries, sr.keys.itertuples(), strict=True):
+    for query, asked in zip(queries, sr.keys.to_dict("records"), strict=True):
         rows = [
-            (shown.person_id, float(query @ feature))
-            for feature, shown in zip(gallery, hr.keys.itertuples(), strict=True)
-            if shown.person_id in persons
-            and (shown.person_id != asked.person_id or shown.camera_id != asked.camera_id)
+            (shown["person_id"], float(query @ feature))
+            for feature, shown in zip(gallery, hr.keys.to_dict("records"), strict=True)
+            if shown["person_id"] in persons
+            and (shown["person_id"] != asked["person_id"] or shown["camera_id"] != asked["camera_id"])
         ]
-        positives = sorted((value for person, value in rows if person == asked.person_id), reverse=True)
+        positives = sorted((value for person, value in rows if person == asked["person_id"]), reverse=True)
         thresholds = [positive - TIE for positive in positives]  # as near is ahead
-        if asked.person_id not in persons or not positives:
+        if asked["person_id"] not in persons or not positives:
             continue
-        others = {person for person, _ in rows} - {asked.person_id}
+        others = {person for person, _ in rows} - {asked["person_id"]}
         ahead = [
-            sum(v >= threshold for person, v in rows if person != asked.person_id) for threshold in thresholds
+            sum(v >= threshold for person, v in rows if person != asked["person_id"])
+            for threshold in thresholds
         ]
         precisions.append(np.mean([found / (found + wrong) for found, wrong in enumerate(ahead, 1)]))
         firsts.append(
@@ -100,10 +101,10 @@ def test_metrics_are_those_of_a_loop_over_the_images(persons: set[str]) -> None:
 def test_an_image_of_several_pairs_counts_once() -> None:
     model, (hr, sr) = build(SMALL, 6, 0)[0].eval(), banks()
     rows = [*range(len(hr)), 5, 8, 8]
-    twice = [ImageBank(bank.images[rows], bank.keys.iloc[rows].reset_index(drop=True)) for bank in (hr, sr)]
+    many = [ImageBank(bank.images[rows], bank.keys.iloc[rows].reset_index(drop=True)) for bank in (hr, sr)]
     held_out = {"1", "2", "3"}
     once = HeldOut(hr, sr, held_out, CPU)(model)
-    assert HeldOut(*twice, held_out, CPU)(model) == pytest.approx(once, abs=1e-3)
+    assert HeldOut(many[0], many[1], held_out, CPU)(model) == pytest.approx(once, abs=1e-3)
 
 
 def test_persons_of_one_camera_each_are_refused() -> None:
@@ -159,7 +160,7 @@ def run(
     batches = Batches(hr, sr, AUGMENT, params, CPU, ALONE)
     model = build(SMALL, batches.persons, params.seed)[0]
 
-    def losses(output: object, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    def losses(output: Any, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         return loss_terms(output, targets, LossParams())
 
     log = curve or Curve()
