@@ -203,7 +203,7 @@ def test_a_box_without_pixels_is_named(network: FakeNetwork, box: Any) -> None:
         PIL.Image.fromarray(np.full((8, 4), 40_000, np.uint16)),  # which PIL would cut off at 255
         PIL.Image.fromarray(np.full((8, 4), 0.5, np.float32)),
     ],
-    ids=str,
+    ids=lambda wrong: f"{type(wrong).__name__} {getattr(wrong, 'shape', getattr(wrong, 'mode', wrong))}",
 )
 def test_what_is_no_image_is_named(network: FakeNetwork, wrong: Any) -> None:
     with pytest.raises(InputError, match=r"^image 1 is .*; give a path"):

@@ -163,7 +163,7 @@ def broken(
     ended = stages.run(project, stage, *case)
     allowed = [after] if ended.status == 0 else [before, after]
     # Train renames two files, one after the other, when both are written.
-    renames = stage.startswith("train") and case.kind in ("open", "fsync", "rename")
+    renames = stage.startswith("train") and case.kind in ("open", "flush", "fsync", "rename")
     if not (each_whole(results(), allowed) if renames else results() in allowed):
         yield f"results changed, status {ended.status}: {ended.said}"
     if ended.status:
