@@ -162,8 +162,7 @@ def broken(
     """What is not as promised when a call fails, and in the next run."""
     ended = stages.run(project, stage, *case)
     allowed = [after] if ended.status == 0 else [before, after]
-    # Train renames two files, one after the other, when both are written.
-    renames = stage.startswith("train") and case.kind in ("open", "flush", "fsync", "rename")
+    renames = stage.startswith("train")  # two files, one after the other, when both are written
     if not (each_whole(results(), allowed) if renames else results() in allowed):
         yield f"results changed, status {ended.status}: {ended.said}"
     if ended.status:
