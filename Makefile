@@ -3,7 +3,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test coverage trust lock audit site install
+.PHONY: repro test coverage pages trust lock audit site install
 
 repro: install
 	dvc repro
@@ -21,6 +21,10 @@ coverage: .venv/installed-dev
 	OMP_NUM_THREADS=1 coverage run --module pytest --numprocesses 2 --dist loadfile
 	coverage combine --quiet
 	coverage report
+
+# Every command of the README and of the pages, in their order; a quarter of an hour.
+pages: .venv/installed-dev
+	DGRL_PAGES=1 OMP_NUM_THREADS=1 pytest tests/test_commands.py
 
 # Every fault, kill and damaged input that `make test` tries a sample of; hours.
 trust: .venv/installed-dev

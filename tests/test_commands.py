@@ -1,6 +1,7 @@
 """Every command and program of the documentation runs, in the order of its page, or a reason stands here."""
 
 import json
+import os
 import shlex
 import shutil
 import statistics
@@ -18,7 +19,9 @@ from own_images import write_own_images
 
 from pipeline.experiments.paper import TABLES
 
+WHOLE = "DGRL_PAGES" in os.environ  # make pages: a quarter of an hour, too long beside the other tests
 slow = pytest.mark.slow
+whole = pytest.mark.skipif(not WHOLE, reason="make pages runs every command of the pages")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,6 @@ STAND_INS = {  # files that pages name: a network of the clone, or an image
 NOT_RUN = {
     "make test": "it runs this test",
     "pip install --no-build-isolation --editable '.[search]'": "it changes the environment of the tests",
-    "pip install 'dgrl[onnx,openvino]'": "it fetches from the network",
     "pip install 'dgrl[app]'": "it fetches from the network",
     "dgrl app --index people": "it serves until Ctrl-C; test_app.py asks it",
     "pip install 'dgrl[ray]'": "it fetches from the network",
@@ -124,7 +126,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     folder = checkout.folder
     before = set(folder.iterdir())
     export = "dgrl export data/synthetic/dgrl/model.safetensors --out"
-    checkout.run([f"{export} network.onnx", f"{export} network.xml"])
+    checkout.run([f"{export} network.onnx", f"{export} network.xml --format openvino"])
     write_own_images(folder / "images", persons=30, sizes={"gate": (24, 60), "yard": (64, 128)})
     shutil.copytree(folder / "images/yard", folder / "gallery")
     for name, others in STAND_INS.items():
@@ -167,6 +169,7 @@ def smaller(line: str, page: Page) -> str:
     return line
 
 
+@whole
 @slow
 @pytest.mark.parametrize("page", [page for page in RUN if page != "README.md"])
 def test_the_commands_of_a_page_run(page: str, made: Checkout, tmp_path: Path) -> None:
@@ -184,6 +187,7 @@ def readme(
     shutil.rmtree(checkout.folder.parent)
 
 
+@whole
 @slow
 def test_the_readmes_commands_give_what_their_comments_say(readme: tuple[Checkout, dict[str, str]]) -> None:
     checkout, said = readme
@@ -221,6 +225,7 @@ def experiments(checkout: Checkout) -> dict[str, dict[str, Any]]:
     return found
 
 
+@whole
 @slow
 def test_the_rows_of_the_readmes_table_are_what_they_say(readme: tuple[Checkout, dict[str, str]]) -> None:
     checkout, said = readme

@@ -147,7 +147,9 @@ def test_ablations_become_a_table(project: Path) -> None:
     assert {name: (row["n"], row["rank1"], row["rank1_std"]) for name, row in rows.items()} == {
         "none": ("0", "", ""), "bicubic": ("2", "31.00", "1.41"), "RCAN": ("3", "42.00", "2.00"),
     }  # fmt: skip
-    assert notes == ["left out, failed: 2 (sr-none-1, sr-none-2)"]
+    assert notes[0] == "left out, failed: 2 (sr-none-1, sr-none-2)"
+    assert "have different seeds or trials, so many of them: bicubic: 2, RCAN: 3" in notes[1]
+    assert len(notes) == 2
     text, _ = table("II", where=["train.seed=2"])
     assert markdown(text)[-1][1:6] == ["ID + WRT + L1 + KLDiv", "1", "44.0", "54.0", "64.0"]
     command("git", "commit", "--allow-empty", "--message", "next")

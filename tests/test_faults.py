@@ -21,12 +21,12 @@ REPOSITORY = Path(__file__).parents[1]
 CODES = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT)
 # How many faults a short and a whole run try: fewer where a stage takes longer.
 STAGES = {
-    "download synthetic": (34, 1000),
-    "split synthetic": (52, 1000),
+    "download synthetic": (44, 1000),
+    "split synthetic": (62, 1000),
     "pretrain-sr synthetic 2": (24, 300),
-    "cache-sr synthetic": (52, 1000),
-    "train synthetic": (18, 220),
-    "evaluate synthetic": (24, 300),
+    "cache-sr synthetic": (62, 1000),
+    "train synthetic": (8, 220),
+    "evaluate synthetic": (12, 300),
 }
 PER_KIND = 40  # calls at most, spread over those that a stage makes, each of which fails with each code
 TINY: dict[str, dict[str, Any]] = {
