@@ -162,7 +162,7 @@ def broken(
     """What is not as promised when a call fails, and in the next run."""
     ended = stages.run(project, stage, *case)
     allowed = [after] if ended.status == 0 else [before, after]
-    renames = stage.startswith("train")  # two files, one after the other, when both are written
+    renames = stage.startswith("train")  # losses, model and config, one after the other
     if not (each_whole(results(), allowed) if renames else results() in allowed):
         yield f"results changed, status {ended.status}: {ended.said}"
     if ended.status:
