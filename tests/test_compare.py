@@ -107,6 +107,9 @@ def test_rcans_of_persons_of_the_test_are_refused(params: Params) -> None:
     assert compare(["means.onnx@rgb"], ["synthetic"], params, trials=1, upscale="rcan", rcan=rcans)
     with pytest.raises(InputError, match=r"trained on \d+ persons of synthetic whose images trial 1 tests"):
         compare(["means.onnx@rgb"], ["synthetic"], params, trials=2, upscale="rcan", rcan=rcans)
+    Paths("synthetic").split.write_text("{")
+    with pytest.raises(InputError, match=r"split\.json is damaged"):
+        compare(["means.onnx@rgb"], ["synthetic"], params, trials=1, upscale="rcan", rcan=rcans)
     with pytest.raises(InputError, match="go together"):
         compare(["means.onnx@rgb"], ["synthetic"], params, rcan=rcans)
 

@@ -33,7 +33,7 @@ from dgrl.superres.upscale import bicubic, enlarge, load_rcans
 from dgrl.tables import read_keys, read_rows
 from pipeline.params import Params
 from pipeline.paths import Paths
-from pipeline.results import official_splits
+from pipeline.results import official_splits, read_json
 
 Upscale = Literal["none", "bicubic", "rcan"]
 Upscaler = Callable[[Image, int], Image]  # an LR image and its factor
@@ -169,7 +169,7 @@ class Trial:
         split = folder.parent / "mlr/split.json"  # beside the RCANs that stage pretrain_sr trained
         if folder.resolve().parent.name != self.dataset or not split.exists():
             return
-        trained = set(json.loads(split.read_text(encoding="utf-8"))["train_persons"])
+        trained = set(read_json(split)["train_persons"])
         known = len(trained & set(self.tables["query"].person_id))
         if known:
             raise InputError(
