@@ -7,11 +7,8 @@ An index is a folder of ``vectors.npy`` ([N, D] float32), ``rows.parquet`` (N ro
 import json
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -37,7 +34,7 @@ SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=name in ("person_id", "camera_id")) for name in COLUMNS]
 )
 LINKS, EF_CONSTRUCTION, EF_SEARCH = 32, 80, 128  # of HNSW: at a million vectors recall is over 0.95
-FEW = 19  # queries; of more faiss makes one matrix product, by all threads
+FEW = 19  # queries; faiss makes one matrix product of more, a part of it at a time
 CHUNK = 1 << 16  # vectors in memory at once
 NORM = 1e-3  # by which a vector's length may differ from 1
 ROWS_PER_LIST, PROBED = 39, 8  # of IVF: the fewest for faiss' k-means; one list of so many is searched
@@ -246,23 +243,18 @@ def _read_rows(file: Path) -> pd.DataFrame:
 
 
 def _nearest(queries: Vectors, vectors: Vectors, top: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
-    """Similarities and rows [Q, top]; by faiss, which would search few queries by as few threads."""
-    faiss = _import_faiss()
-    find = partial(faiss.knn, queries, metric=faiss.METRIC_INNER_PRODUCT)
-    threads = min(faiss.omp_get_max_threads(), len(vectors))
-    if threads == 1 or len(queries) > FEW:
-        found: tuple[Vectors, npt.NDArray[np.int64]] = find(vectors, top)
+    """Similarities and rows [Q, top]; few queries by one matrix product, as faiss uses a thread for each."""
+    if len(queries) > FEW:
+        faiss = _import_faiss()
+        found: tuple[Vectors, npt.NDArray[np.int64]] = faiss.knn(
+            queries, vectors, top, metric=faiss.METRIC_INNER_PRODUCT
+        )
         return found
-    starts = np.linspace(0, len(vectors), threads + 1).astype(int).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(find, vectors[start:end], min(top, end - start)) for start, end in pairwise(starts)
-        ]
-        parts = [job.result() for job in jobs]
-    similarity = np.concatenate([part[0] for part in parts], axis=1)
-    rows = np.concatenate([part[1] + start for part, start in zip(parts, starts, strict=False)], axis=1)
-    best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
-    return np.take_along_axis(similarity, best, 1), np.take_along_axis(rows, best, 1)
+    similarity = queries @ vectors.T
+    rows = np.argpartition(-similarity, top - 1, axis=1)[:, :top]
+    found_similarity = np.take_along_axis(similarity, rows, 1)
+    order = np.argsort(-found_similarity, axis=1, kind="stable")
+    return np.take_along_axis(found_similarity, order, 1), np.take_along_axis(rows, order, 1)
 
 
 def _build(kind: Kind, vectors: Vectors) -> Any:
