@@ -1,22 +1,16 @@
 """The report of stage evaluate: what it shows, gathered from the stages' files."""
 
-import json
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
 
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings, Ranking, nearest
-from dgrl.files import sha256
 from dgrl.image_bank import ImageBank
 from dgrl.images import Image
 from dgrl.model.network import DGRL, Stream
@@ -28,8 +22,8 @@ from dgrl.report.render import Example, Match, Report, label, render
 from dgrl.report.restoration import Panel, restoration
 from dgrl.report.sheets import write_sheets
 from dgrl.tables import read_keys, read_rows, shards
-from pipeline.experiments.paper import DATASET_TITLES, TABLES, Metrics
-from pipeline.params import as_scalar
+from pipeline.experiments.paper import DATASET_TITLES, published_metrics
+from pipeline.origin import every_option, origin, rounded
 from pipeline.paths import Paths
 from pipeline.results import read_json
 
@@ -67,7 +61,7 @@ class Evaluation:
 def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, params: EvaluateParams) -> None:
     """Write ``report.html`` and ``ranked/*.png`` into ``folder``."""
     split, sr, config = map(read_json, (paths.split, paths.sr_options, paths.config))
-    options = _options(paths, params, split, sr, config)
+    options = every_option(paths, params, split, sr, config)
     chosen = choose_examples(found.ranking, params.examples, params.seed)
     rows = [row for group in chosen.values() for row in group]
     images = _images(paths, found, rows)
@@ -84,16 +78,16 @@ def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, par
             f"dgrl against {paths.dataset} sets an earlier run beside this one.",
         ],
         tables=tables,
-        plots=_plots(found, paths),
+        plots=_plots(found, paths, config),
         examples={
             f"{group.capitalize()} queries": [examples[ids[row]] for row in group_rows]
             for group, group_rows in chosen.items()
             if group_rows
         },
         restorations=_restorations(found, rows, images, options["sr.method"]),
-        metrics=_rounded(found.metrics),
+        metrics=rounded(found.metrics),
         options=options,
-        origin=_origin(paths, split["digests"], config),
+        origin=origin(paths, split["digests"], config),
     )
     (folder / "report.html").write_text(render(report), encoding="utf-8")
 
@@ -125,15 +119,9 @@ def headline(metrics: Mapping[str, float], dataset: str) -> pd.DataFrame:
             names = [f"{prefix}.{name}" for prefix, name in zip(prefixes, HEADLINE, strict=True)]
             words = ", ".join(map(label, filter(None, way.split("."))))
             rows[words or "single-shot"] = [metrics.get(name.lstrip("."), np.nan) for name in names]
-    if published := paper(dataset):
+    if published := published_metrics(dataset):
         rows["DGRL (paper)"] = [*published, np.nan, np.nan]
     return pd.DataFrame.from_dict(rows, "index", columns=HEADLINE)
-
-
-def paper(dataset: str) -> Metrics | None:
-    """The paper's Rank-1, Rank-5 and Rank-10 of DGRL."""
-    rows = {row.label: row.paper for row in TABLES["I"].rows}
-    return rows["DGRL (paper)"].get(dataset)
 
 
 def _notes(dataset: str, options: Mapping[str, Any], *, calibrated: bool) -> list[str]:
@@ -147,7 +135,7 @@ def _notes(dataset: str, options: Mapping[str, Any], *, calibrated: bool) -> lis
             "not fitted on; TPR the share of true pairs above the threshold that a share FMR of the false "
             "exceeds, with its 95 % interval over persons. x2 and so on: the queries of that factor."
         )
-    if paper(dataset) and options["mlr.evaluate_on"] != "test":
+    if published_metrics(dataset) and options["mlr.evaluate_on"] != "test":
         notes.append("These are held-out training persons; the paper's metrics are of its test persons.")
     if "kept.epoch" in options:
         why = f"{options['kept.by']}, {options['kept.mAP']:.1f} %"
@@ -181,9 +169,9 @@ def _calibration_table(metrics: Mapping[str, float]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, "index")
 
 
-def _plots(found: Evaluation, paths: Paths) -> list[Plot]:
+def _plots(found: Evaluation, paths: Paths, config: Mapping[str, Any]) -> list[Plot]:
     plots = [_cmc_plot(found, paths.dataset), _histogram(found), _training_plot(paths)]
-    plots += [_held_out_plot(paths), _rcan_plot(paths)]
+    plots += [_held_out_plot(config), _rcan_plot(paths)]
     return [each for each in plots if each]
 
 
@@ -194,7 +182,7 @@ def _cmc_plot(found: Evaluation, dataset: str) -> Plot:
         curves["untrained, single-shot"] = found.untrained.single_shot_cmc
     ranks = list(range(1, len(ranking.single_shot_cmc) + 1))
     series = [Series(name, ranks, curve.tolist()) for name, curve in curves.items()]
-    if published := paper(dataset):
+    if published := published_metrics(dataset):
         series.append(Series("paper, single-shot", [1, 5, 10], list(published), "points"))
     ends = "; ".join(f"{name} from {curve[0]:.1f} to {curve[-1]:.1f} %" for name, curve in curves.items())
     alt = f"Curves over ranks 1 to {len(ranks)}: {ends}."
@@ -230,9 +218,8 @@ def _training_plot(paths: Paths) -> Plot | None:
     return plot("losses", "Training", f"Losses: {ends}.", series, "optimizer step", "loss, weighted")
 
 
-def _held_out_plot(paths: Paths) -> Plot | None:
+def _held_out_plot(config: Mapping[str, Any]) -> Plot | None:
     """Rank-1 and mAP of the held-out persons over the epochs that measured them."""
-    config = read_json(paths.config)
     if not (measured := config.get("held_out")):
         return None
     epochs = [each["epoch"] for each in measured]
@@ -349,58 +336,3 @@ def _restorations(
 
 def _caption(keys: "pd.Series[Any]") -> str:
     return f"{keys.person_id}, {keys.camera_id}, factor {keys.factor}"
-
-
-def _options(
-    paths: Paths, params: EvaluateParams, split: dict[str, Any], sr: dict[str, Any], config: dict[str, Any]
-) -> dict[str, Any]:
-    """Every option of every stage, as the files that it wrote say it."""
-    sections = {"mlr": split["options"], "sr": sr}
-    sections |= {f"rcan.x{scale}": _rcan(paths, scale) for scale in paths.rcan_scales()}
-    sections |= {name: value for name, value in config.items() if isinstance(value, dict)}
-    sections["evaluate"] = params.model_dump()
-    named = ((name, key, value) for name, section in sections.items() for key, value in section.items())
-    return {f"{name}.{key}": as_scalar(value) for name, key, value in named}
-
-
-def _rcan(paths: Paths, scale: int) -> dict[str, Any]:
-    """The architecture and PSNR of an RCAN, or why there is none."""
-    with safe_open(paths.rcan(scale) / "rcan.safetensors", "np") as file:
-        header = file.metadata() or {}
-    architecture = json.loads(header["architecture"]) if "architecture" in header else header
-    metrics = read_json(paths.rcan(scale) / "metrics.json")
-    return {**architecture, **_rounded(metrics)}
-
-
-def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Six digits; counts as they are."""
-    return {
-        name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in metrics.items()
-    }
-
-
-def _origin(paths: Paths, digests: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
-    """Commit, versions and digests: what this page comes from."""
-    packages = ("torch", "torchvision", "numpy", "opencv-python", "basicsr-fixed")
-    return {
-        "commit": _commit() or "no git repository",
-        "Python": platform.python_version(),
-        **{package: version(package) for package in packages},
-        "SHA-256 of the network": sha256(paths.model),
-        "SHA-256 of the weights it started from": config.get("weights_sha256") or "random weights",
-        **{f"digest of {table}": digest for table, digest in digests.items()},
-    }
-
-
-def _commit() -> str | None:
-    """The commit, and whether the code has been edited since; None outside of git."""
-    try:
-        head = _git("rev-parse", "HEAD")
-        edited = _git("status", "--porcelain", "--", "dgrl", "pipeline")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + (", edited since" if edited else "")
-
-
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()

@@ -22,9 +22,9 @@ from dgrl.errors import InputError
 from dgrl.report.plots import Plot, Series, plot
 from dgrl.report.render import Report
 from pipeline.experiments.ablate import flat
-from pipeline.experiments.paper import DATASET_TITLES
+from pipeline.experiments.paper import DATASET_TITLES, published_metrics
 from pipeline.paths import Paths
-from pipeline.report import headline, paper
+from pipeline.report import headline
 
 HERE = "this run"
 _LOCK = "dvc.lock"  # which params each stage ran with, and the digest of what it wrote
@@ -102,7 +102,7 @@ def _cmc_plot(here: Run, there: Run, dataset: str) -> Plot:
     runs = (here, there)
     series = [Series(run.name, run.cmc["rank"].tolist(), run.cmc.single_shot.tolist()) for run in runs]
     ends = "; ".join(f"{each.label} from {each.y[0]:.1f} to {each.y[-1]:.1f} %" for each in series)
-    if published := paper(dataset):
+    if published := published_metrics(dataset):
         series.append(Series("paper", [1, 5, 10], list(published), "points"))
     title, alt = "Cumulative matching characteristic (CMC), single-shot", f"Curves over ranks: {ends}."
     return plot("cmc", title, alt, series, "rank", "queries found, %", limits=(0, 101))

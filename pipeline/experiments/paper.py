@@ -139,3 +139,9 @@ ABLATIONS: Mapping[AblationName, Table] = {
     "components": TABLES["III"],
     "sr": TABLES["sr"],
 }
+
+
+def published_metrics(dataset: str) -> Metrics | None:
+    """The paper's metrics of DGRL on a dataset (Table I); None where it has none."""
+    rows = {row.label: row.paper for row in TABLES["I"].rows}
+    return rows["DGRL (paper)"].get(dataset)
