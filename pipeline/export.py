@@ -88,12 +88,11 @@ def _export_hf(model: Path, out: Path, rcan: Path | None, whitening: Path | None
     """The folder, with what the run's evaluation found, if that was of this network."""
     from dgrl.embedders.export_hf import export_hf
     from dgrl.files import sha256
-    from dgrl.superres.upscale import has_rcan
+    from dgrl.superres.upscale import own_rcan
     from pipeline.results import read_json
 
     run = model.absolute().parent.parent
-    if rcan is None and has_rcan(run / "rcan"):  # by which Embedder.load restores the run's queries
-        rcan = run / "rcan"
+    rcan = rcan or own_rcan(model)  # by which Embedder.load restores the run's queries
     evaluated = run / "eval"
     calibration, metrics = evaluated / "calibration.json", evaluated / "metrics.json"
     fitted: Any = read_json(calibration, object) if calibration.exists() else {}

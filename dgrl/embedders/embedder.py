@@ -18,7 +18,7 @@ from dgrl.embedders.protocol import Embedder as Network
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
 from dgrl.images import Image, check_images, read_image
-from dgrl.superres.upscale import FACTORS, bicubic, enlarge, has_rcan, load_rcans
+from dgrl.superres.upscale import FACTORS, bicubic, enlarge, load_rcans, own_rcan
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 CHUNK = 256  # images in memory at once
@@ -69,11 +69,8 @@ class Embedder:
         """
         path = Path(path)
         network = load_embedder(path, preprocessing, flip=flip, whitening=whitening)
-        own = path.absolute().parent.parent / "rcan"
-        if path.is_dir():
-            rcan = rcan or read_folder(path).rcan
-        elif rcan is None and has_rcan(own):
-            rcan = own
+        if rcan is None:
+            rcan = read_folder(path).rcan if path.is_dir() else own_rcan(path)
         return cls(network, lr_below, rcan)
 
     def embed(self, images: Any, resolution: Resolution | None = None) -> npt.NDArray[np.float32]:

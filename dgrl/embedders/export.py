@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from dgrl.embedders.adapted import Adapted
 from dgrl.embedders.catalog import load_embedder
 from dgrl.embedders.external import METADATA, RESTORING
-from dgrl.embedders.folder import rcan_file
 from dgrl.embedders.preprocessing import PREPROCESSING, prepare
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
@@ -24,7 +23,7 @@ from dgrl.images import Image
 from dgrl.model.inputs import normalise
 from dgrl.model.network import DGRL, Stream
 from dgrl.random import named_generator
-from dgrl.superres.upscale import FACTORS, bicubic, load_rcan
+from dgrl.superres.upscale import FACTORS, bicubic, load_rcan, rcan_file
 from dgrl.weights.published import load_model
 
 Floats = npt.NDArray[np.float32]

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dgrl.embedders.catalog import load_embedder
-from dgrl.embedders.folder import CONFIG, MODEL, RCAN, WHITENING, FolderParams, rcan_file
+from dgrl.embedders.folder import CONFIG, MODEL, RCAN, WHITENING, FolderParams
 from dgrl.embedders.model_card import render_card
 from dgrl.embedders.preprocessing import PREPROCESSING
 from dgrl.errors import InputError
 from dgrl.files import atomic_folder, sha256
-from dgrl.superres.upscale import load_rcans
+from dgrl.superres.upscale import load_rcans, rcan_file
 from dgrl.weights.published import load_model, trained_persons
 
 CALIBRATION = "calibration.json"

@@ -9,6 +9,7 @@ from dgrl.config import IntTuple, Section
 from dgrl.embedders.preprocessing import Preprocessing
 from dgrl.errors import InputError
 from dgrl.model.params import ModelParams
+from dgrl.superres.upscale import rcan_file
 
 CONFIG, MODEL, WHITENING, RCAN = "config.json", "model.safetensors", "whitening.safetensors", "rcan"
 
@@ -33,11 +34,6 @@ class Folder:
     flip: bool
     whitening: Path | None
     rcan: Path | None
-
-
-def rcan_file(folder: Path, factor: int) -> Path:
-    """Where an RCAN lies in the rcan folder of a dataset, or of an exported network."""
-    return folder / f"x{factor}/rcan.safetensors"
 
 
 def read_folder(path: Path) -> Folder:

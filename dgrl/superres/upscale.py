@@ -121,13 +121,26 @@ def load_rcans(folder: Path) -> dict[int, nn.Module]:
     return found
 
 
-def has_rcan(folder: Path) -> bool:
-    """Whether ``load_rcans`` finds one; where another method restores, the files only say so."""
-    return any(map(_is_trained, _rcan_files(folder).values()))
+def own_rcan(model: Path) -> Path | None:
+    """The folder of the RCANs that restored a run's images: ``rcan``, beside the folder of its network.
+
+    Args:
+        model: the network's file, ``data/<dataset>/dgrl/model.safetensors``.
+
+    Returns:
+        None where there are none.
+    """
+    folder = model.absolute().parent.parent / "rcan"  # its files only say so where another method restores
+    return folder if any(map(_is_trained, _rcan_files(folder).values())) else None
+
+
+def rcan_file(folder: Path, factor: int) -> Path:
+    """Where an RCAN lies in the rcan folder of a dataset, or of an exported network."""
+    return folder / f"x{factor}/rcan.safetensors"
 
 
 def _rcan_files(folder: Path) -> dict[int, Path]:
-    files = {factor: folder / f"x{factor}/rcan.safetensors" for factor in (*FACTORS, 8)}
+    files = {factor: rcan_file(folder, factor) for factor in (*FACTORS, 8)}
     return {factor: file for factor, file in files.items() if file.exists()}
 
 
