@@ -32,6 +32,26 @@ _SMALL_SET = {"kind": "synthetic", "images_per_camera": 1, "width": 24, "height"
 _MARK = "@@@"
 
 
+COMMITTER = {
+    f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+}
+
+
+def call(words: list[str], folder: Path = ROOT, environment: Mapping[str, str] | None = None) -> str:
+    """What a command says, with what it logs."""
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
 @dataclass(frozen=True)
 class Checkout:
     """A folder with the project, and the variables with which ``dgrl`` is that folder's."""
@@ -41,41 +61,23 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        who = {
-            f"GIT_{who}_{what}": "test@example.org"
-            for who in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
-        }
         settings = {"HOME": str(self.home), "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
-        return os.environ | who | settings | {"BROWSER": "true", "COLUMNS": "80"}
+        return os.environ | COMMITTER | settings | {"BROWSER": "true", "COLUMNS": "80"}
 
     def run(self, lines: Iterable[str]) -> list[str]:
         """Run command lines in one shell, until one fails; returns what each said."""
         script = "".join(f"echo {_MARK}\n{line} || exit 1\n" for line in lines)
-        said = self._call(["bash", "-c", script])
+        said = call(["bash", "-c", script], self.folder, self.environment)
         return said.split(f"{_MARK}\n")[1:]
 
     def python(self, program: str) -> str:
         """Run a program; returns what it said."""
-        return self._call([sys.executable, "-c", program])
+        return call([sys.executable, "-c", program], self.folder, self.environment)
 
     def copy(self, folder: Path) -> "Checkout":
         """The same in another folder, with results and caches."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Checkout(folder, self.home)
-
-    def _call(self, words: list[str]) -> str:
-        done = subprocess.run(
-            words,
-            cwd=self.folder,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
 
 
 def clone(folder: Path, home: Path) -> Checkout:

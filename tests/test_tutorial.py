@@ -2,15 +2,14 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from checkout import COMMITTER, ROOT, call
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -19,38 +18,18 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Variables with which the wheel, and not the checkout, is what ``dgrl`` and ``import dgrl`` find."""
     wheels, installed = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT)])
+    call([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT)])
     (wheel,) = wheels.glob("*.whl")
-    run([*pip, "install", "--no-deps", "--target", str(installed), str(wheel)])
+    call([*pip, "install", "--no-deps", "--target", str(installed), str(wheel)])
     path = os.pathsep.join([str(installed / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-    identity = {
-        f"GIT_{who}_{what}": "test@example.org"
-        for who in ("AUTHOR", "COMMITTER")
-        for what in ("NAME", "EMAIL")
-    }
-    return os.environ | {"PATH": path, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"} | identity
-
-
-def run(words: list[str], folder: Path = ROOT, environment: dict[str, str] | None = None) -> str:
-    """What a command says, with what it logs."""
-    done = subprocess.run(
-        words,
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return os.environ | {"PATH": path, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"} | COMMITTER
 
 
 def test_the_tutorial_leads_to_a_report(tmp_path: Path, environment: dict[str, str]) -> None:
     text = (ROOT / "docs/tutorial.md").read_text()
     scripts = [body for kind, body in BLOCK.findall(text) if kind == "sh"]
     (expected,) = (body for kind, body in BLOCK.findall(text) if kind == "text")
-    said = run(["bash", "-e", "-c", "\n".join(scripts)], tmp_path, environment)
+    said = call(["bash", "-e", "-c", "\n".join(scripts)], tmp_path, environment)
     project = tmp_path / "shop"
     assert expected in said
     assert "<html" in (project / "data/shop/eval/report.html").read_text()
@@ -62,7 +41,7 @@ def test_the_tutorial_leads_to_a_report(tmp_path: Path, environment: dict[str, s
     assert said.count("images/yard/p") >= 3  # what the search found
     assert "all 10 persons train" in said
     code = "import dgrl, sys; sys.exit(not dgrl.__file__.startswith(sys.argv[1]))"
-    run([sys.executable, "-c", code, environment["PYTHONPATH"]], project, environment)
+    call([sys.executable, "-c", code, environment["PYTHONPATH"]], project, environment)
     digest = (project / "data/shop/inputs/code/split.txt").read_text()
     assert "pipeline/split.py" in digest
     assert "dgrl/mlr/protocol.py" in digest
