@@ -1,6 +1,6 @@
 # dgrl on a CPU. In the folder of a project, or an empty one for dgrl init:
-#     docker build --tag dgrl .          with CUDA's 5 GB; without, by PyTorch's index of CPU builds:
-#     docker build --tag dgrl --build-arg TORCH_INDEX=URL .
+#     docker build --tag dgrl .          with CUDA's 5 GB; without, by the pip options of PyTorch's CPU builds:
+#     docker build --tag dgrl --build-arg TORCH_OPTIONS=OPTIONS .
 #     docker run --rm --interactive --tty --user "$(id -u):$(id -g)" --volume "$PWD:/project" dgrl dvc repro
 FROM python:3.11-slim
 
@@ -12,9 +12,9 @@ ENV HOME=/tmp PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /source
 COPY constraints.txt .
 # torch and torchvision from one index: a CPU torch with the other index's torchvision does not import.
-ARG TORCH_INDEX
+ARG TORCH_OPTIONS
 RUN pip install --constraint constraints.txt setuptools wheel numpy \
-    && pip install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+    && pip install --constraint constraints.txt ${TORCH_OPTIONS} torch torchvision
 COPY pyproject.toml README.md LICENSE dvc.yaml params.yaml ./
 COPY presets presets
 COPY dgrl dgrl

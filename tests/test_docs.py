@@ -32,9 +32,9 @@ def test_the_list_of_params_is_that_of_the_classes() -> None:
     assert (ROOT / "docs/params.md").read_text() == script("params").page()
 
 
-def test_the_picture_of_the_stages_is_that_of_dvc_yaml() -> None:
+def test_the_image_of_the_stages_is_that_of_dvc_yaml() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert (ROOT / "docs/pipeline.svg").read_text() == script("pictures").pipeline(stages)
+    assert (ROOT / "docs/pipeline.svg").read_text() == script("readme_images").pipeline(stages)
 
 
 @pytest.mark.parametrize("dataset", ["viper", "caviar"])

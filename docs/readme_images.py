@@ -1,7 +1,7 @@
-"""Draw the two pictures on top of the README.
+"""Draw the two images on top of the README.
 
-python docs/pictures.py pipeline         docs/pipeline.svg: the stages of dvc.yaml
-python docs/pictures.py ranked [DATA]    docs/ranked-synthetic.png: of what make repro left in data/synthetic
+python docs/readme_images.py pipeline         docs/pipeline.svg: the stages of dvc.yaml
+python docs/readme_images.py ranked [DATA]    docs/ranked-synthetic.png: from data/synthetic after make repro
 """
 
 import sys
@@ -111,7 +111,7 @@ def _framed(image: Image, width: int, colour: tuple[int, int, int]) -> Image:
 
 
 def main() -> None:
-    """Draw the picture that the command line names."""
+    """Draw the image that the command line names."""
     if sys.argv[1:] == ["pipeline"]:
         stages = yaml.safe_load((HERE.parent / "dvc.yaml").read_text())["stages"]
         (HERE / "pipeline.svg").write_text(pipeline(stages))
