@@ -1,4 +1,4 @@
-"""One image that somebody gives: how the network is fed it, what the index has for it, where it looks."""
+"""Search for one image: what the network gets of it, its nearest images in the index, activation maps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +19,15 @@ NAME = "this file"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is known of an image.
+    """The result of a search for one image; images are uint8 RGB.
 
     Args:
-        captured: as it was given, [h, w, 3].
-        restored: as the network was fed it, [r h, r w, 3]; None if it is high-resolution.
-        reason: why it was taken for low- or high-resolution.
-        images: in the index.
-        matches: the nearest of them, nearest first; with maps, under these.
-        activation: the image under its activation map, if that was asked for.
+        captured: the image as it was given, [h, w, 3].
+        restored: super-resolved by factor r, [r h, r w, 3]; None if it is high-resolution.
+        reason: why it was taken for low- or high-resolution, for people.
+        images: how many the index has.
+        matches: the nearest ones, nearest first; where activation maps were asked for, each under its own.
+        activation: the query under its activation map; None where none was asked for, or there is none.
     """
 
     captured: Image
@@ -45,16 +45,16 @@ def find(
 
     Args:
         index: of the embedder's network.
-        embedder: restores and embeds.
-        verdict: see ``answers.find_answers``.
+        embedder: restores LR images, and embeds.
+        verdict: from a cosine similarity to its answer: ``same person 0.93``, ``unknown``, or empty.
         data: the image file's bytes.
-        maps: whether to show where a trained network looks; others have no maps.
+        maps: whether to draw activation maps; only a network that this project trained has them.
 
     Raises:
         InputError: if the bytes are no whole image, or it is over the limits.
     """
     image = decode(data, NAME)
-    resolution, fed = _fed(embedder, image)
+    resolution, fed = _network_input(embedder, image)
     vectors = embedder.network.embed([fed], resolution)
     (answer,) = find_answers(index, [Query(NAME, resolution, data)], vectors, TOP, verdict)
     matches, activation = answer.matches, None
@@ -67,7 +67,8 @@ def find(
     return Finding(image, restored, reason, len(index.rows), matches, activation)
 
 
-def _fed(embedder: Embedder, image: Image) -> tuple[Resolution, Image]:
+def _network_input(embedder: Embedder, image: Image) -> tuple[Resolution, Image]:
+    """What an image is taken for, and the image to embed: itself, or an LR image restored."""
     resolution = embedder.resolution(image)
     return resolution, embedder.restore(image) if resolution == "lr" else image
 
@@ -75,7 +76,7 @@ def _fed(embedder: Embedder, image: Image) -> tuple[Resolution, Image]:
 def _with_map(network: TrainedNetwork, embedder: Embedder, match: Match) -> Match:
     if match.data is None:
         return match
-    resolution, fed = _fed(embedder, decode(match.data, match.name))
+    resolution, fed = _network_input(embedder, decode(match.data, match.name))
     return replace(match, data=encode_png(_map(network, fed, resolution)))
 
 
@@ -84,8 +85,8 @@ def _map(network: TrainedNetwork, fed: Image, resolution: Resolution) -> Image:
     import torch
 
     extractor = network.extractor
-    small = resize(fed, extractor.height, extractor.width)
-    batch = torch.from_numpy(small).permute(2, 0, 1)[None]
+    resized = resize(fed, extractor.height, extractor.width)
+    batch = torch.from_numpy(resized).permute(2, 0, 1)[None]
     stream: Stream = "sr" if resolution == "lr" else "hr"
     return overlay(fed, activation_maps(extractor.model, batch, stream)[0])
 
