@@ -102,7 +102,9 @@ def test_what_cannot_be_compared_is_one_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    with pytest.raises(InputError, match=r"^--against nobody: unknown Git revision 'nobody'; give a commit"):
+    with pytest.raises(
+        InputError, match=r"^the revision nobody: unknown Git revision 'nobody'; give a commit"
+    ):
         against("viper", "nobody")
     with pytest.raises(InputError, match=r"caviar.*metrics\.json"):
         against("caviar")

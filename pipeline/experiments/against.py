@@ -146,7 +146,7 @@ def _previous(dataset: str) -> str:
         if digests and digests != [here]:
             return commit
     raise InputError(
-        f"no commit has other metrics of {dataset} than this run; name a commit or an experiment (--against)"
+        f"no commit has other metrics of {dataset} than this run; name a commit or an experiment"
     )
 
 
@@ -160,7 +160,7 @@ def _reader(revision: str) -> Read:
         files = DVCFileSystem(rev=revision)
         files.ls("/")
     except (SCMError, DvcException) as error:
-        raise InputError(f"--against {revision}: {error}; give a commit, or a name of dgrl runs") from None
+        raise InputError(f"the revision {revision}: {error}; give a commit, or a name of dgrl runs") from None
     return lambda name: bytes(files.read_bytes(name))
 
 
