@@ -12,13 +12,13 @@ test: .venv/installed-dev
 	ruff check
 	ruff format --check
 	mypy
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The lines of the product that no test runs, and whether they are more than pyproject.toml allows. Apart from
 # `make test`, which it would slow down: Python 3.11 has no cheap way to watch lines.
 coverage: .venv/installed-dev
 	rm -rf build/coverage && mkdir -p build/coverage
-	OMP_NUM_THREADS=1 coverage run --module pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 coverage run --module pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	coverage combine --quiet
 	coverage report
 
