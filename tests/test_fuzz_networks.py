@@ -13,7 +13,7 @@ import pytest
 import torch
 from fake_network import FakeNetwork
 from fuzz import CASES, attempt, damaged, fuzzed, tally  # noqa: F401
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_fuzz_files import VALUES
 
@@ -121,6 +121,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     | st.binary(max_size=200)
     | VALUES.map(lambda each: json.dumps(each, default=str).encode()),
 )
+@example(name="vectors.npy", edits=[(0.265625, 1, b"")], replaced=None)  # NumPy raises a TokenError
 def test_index(tmp_path: Path, index: Path, name: str, edits: Any, replaced: bytes | None) -> None:
     """Indexes of which a file is damaged."""
     folder = tmp_path / "index"

@@ -107,7 +107,7 @@ class Index:
             index = (
                 _import_faiss().read_index(str(folder / "faiss.index")) if described.kind != "exact" else None
             )
-        except (OSError, ValueError, EOFError, RuntimeError, RecursionError, pa.ArrowException) as error:
+        except Exception as error:  # NumPy's reader raises whatever the damage happens to cause
             problem = " ".join(str(error).split())[:150]
             raise InputError(f"{folder} is a damaged index ({problem}); delete it and index again") from None
         size = (described.rows, described.dimension)
