@@ -1,7 +1,8 @@
 """The index: one embedding per image, and what is known of the image, searched by cosine similarity.
 
 An index is a folder of ``vectors.npy`` ([N, D] float32), ``rows.parquet`` (N rows of ``COLUMNS``),
-``index.json`` (the kind, and the model by its digest) and, unless it is exact, ``faiss.index``.
+``index.json`` (the kind, the model by its digest, and the digests of the other files) and, unless it is
+exact, ``faiss.index``.
 """
 
 import json
@@ -22,7 +23,7 @@ from dgrl.config import Section
 from dgrl.datasets.archive import require_readable
 from dgrl.errors import InputError
 from dgrl.extras import package
-from dgrl.files import atomic_folder, beside, locked
+from dgrl.files import atomic_folder, beside, locked, sha256
 
 Kind = Literal["exact", "hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -36,6 +37,7 @@ SCHEMA = pa.schema(
 LINKS, EF_CONSTRUCTION, EF_SEARCH = 32, 80, 128  # of HNSW: at a million vectors recall is over 0.95
 FEW = 19  # queries; faiss makes one matrix product of more, a part of it at a time
 CHUNK = 1 << 16  # vectors in memory at once
+GRAPH = "faiss.index"
 NORM = 1e-3  # by which a vector's length may differ from 1
 ROWS_PER_LIST, PROBED = 39, 8  # of IVF: the fewest for faiss' k-means; one list of so many is searched
 
@@ -46,8 +48,7 @@ class _Description(Section):
     model: str
     digest: str
     kind: Kind
-    rows: int
-    dimension: int
+    sha256: dict[str, str]  # of the other files
 
 
 class Matches(NamedTuple):
@@ -90,7 +91,7 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open an index; its vectors, which are read once to check them, stay on disk.
+        """Open an index; its vectors, which are read once for their digest, stay on disk.
 
         Raises:
             InputError: if the folder is missing, damaged or no index.
@@ -101,27 +102,16 @@ class Index:
         for each in filter(Path.is_file, folder.iterdir()):
             require_readable(each)
         try:
-            described = _Description.parse(json.loads(file.read_text()), "", str(file))
-            rows = _read_rows(folder / "rows.parquet")
-            vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-            index = (
-                _import_faiss().read_index(str(folder / "faiss.index")) if described.kind != "exact" else None
-            )
-        except Exception as error:  # NumPy's reader raises whatever the damage happens to cause
+            described = _Description.parse(json.loads(file.read_text()), "", file.name)
+            digests = {name: sha256(folder / name) for name in _files(described.kind)}
+            if changed := [name for name, digest in digests.items() if described.sha256.get(name) != digest]:
+                raise InputError(f"{changed[0]} is not as it was written")
+        except (InputError, OSError, ValueError, RecursionError) as error:
             problem = " ".join(str(error).split())[:150]
             raise InputError(f"{folder} is a damaged index ({problem}); delete it and index again") from None
-        size = (described.rows, described.dimension)
-        fits = index is None or (index.ntotal, index.d) == size
-        if not isinstance(vectors, np.ndarray) or vectors.shape != size or vectors.dtype != np.float32:
-            fits = False
-        if not fits or len(rows) != size[0]:
-            raise InputError(
-                f"{folder} is a damaged index (its files differ in size); delete it and index again"
-            )
-        if not _are_unit(vectors):
-            raise InputError(
-                f"{folder} is a damaged index (not all vectors are of unit length); delete it and index again"
-            )
+        rows = pq.read_table(folder / "rows.parquet").to_pandas()
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        index = _import_faiss().read_index(str(folder / GRAPH)) if described.kind != "exact" else None
         return cls(described.model, described.digest, described.kind, rows, vectors, index)
 
     def save(self, folder: Path) -> None:
@@ -132,9 +122,9 @@ class Index:
                 pa.Table.from_pandas(self.rows, SCHEMA, preserve_index=False), building / "rows.parquet"
             )
             if self.kind != "exact":
-                _import_faiss().write_index(self._built(), str(building / "faiss.index"))
-            size = {"rows": len(self.rows), "dimension": self.vectors.shape[1]}
-            described = {"model": self.model, "digest": self.digest, "kind": self.kind, **size}
+                _import_faiss().write_index(self._built(), str(building / GRAPH))
+            digests = {name: sha256(building / name) for name in _files(self.kind)}
+            described = {"model": self.model, "digest": self.digest, "kind": self.kind, "sha256": digests}
             (building / "index.json").write_text(json.dumps(described, indent=1) + "\n")
 
     def require(self, model: str, digest: str) -> None:
@@ -232,14 +222,9 @@ def _are_unit(vectors: Vectors) -> bool:
         return all((np.abs(np.linalg.norm(part, axis=1) - 1) < NORM).all() for part in parts)
 
 
-def _read_rows(file: Path) -> pd.DataFrame:
-    table = pq.read_table(file)
-    if not table.schema.equals(SCHEMA):
-        raise ValueError(f"{file.name} has other columns")
-    rows: pd.DataFrame = table.to_pandas()
-    if rows.image_path.duplicated().any():
-        raise ValueError(f"{file.name} has an image twice")
-    return rows
+def _files(kind: Kind) -> list[str]:
+    """The files of an index beside ``index.json``."""
+    return ["vectors.npy", "rows.parquet", *([] if kind == "exact" else [GRAPH])]
 
 
 def _nearest(queries: Vectors, vectors: Vectors, top: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
