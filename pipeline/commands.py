@@ -174,7 +174,7 @@ def compare(
     Needs `dvc repro split@DATASET` and trains nothing. Parameters: mlr.
     """
     from pipeline.experiments.compare import compare as run
-    from pipeline.experiments.compare import write
+    from pipeline.experiments.compare_files import write
     from pipeline.params import load_params
 
     results = run(

@@ -26,7 +26,8 @@ from dgrl.tables import read_keys, read_rows
 from dgrl.weights.published import save_model
 from pipeline.adapt import adapt
 from pipeline.download import download
-from pipeline.experiments.compare import Result, compare, markdown, write
+from pipeline.experiments.compare import Result, compare
+from pipeline.experiments.compare_files import markdown, write
 from pipeline.params import Params, load_params
 from pipeline.paths import Paths
 from pipeline.split import split

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.experiments.compare import Result, markdown
+from pipeline.experiments.compare import Result
+from pipeline.experiments.compare_files import markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")]

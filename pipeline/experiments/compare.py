@@ -1,12 +1,9 @@
 """Any networks under the project's own protocol: the same images, splits of the persons, and metrics."""
 
-import io
-import json
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,7 +21,6 @@ from dgrl.evaluation.evaluate import evaluate_embeddings
 from dgrl.evaluation.keys import with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings
-from dgrl.files import atomic_file
 from dgrl.images import Image
 from dgrl.mlr.degrade import Entry, make_row
 from dgrl.mlr.protocol import MlrParams, Split, plan_split, seen_by_lr_camera
@@ -299,79 +295,3 @@ def _measure(
         network.megabytes,
         shrinkage,
     )
-
-
-def write(folder: Path, results: Sequence[Result]) -> str:
-    """Write ``compare.json``, ``compare.md`` and ``compare.svg`` into a folder; returns the Markdown."""
-    text = markdown(results)
-    content = json.dumps([asdict(result) for result in results], indent=1) + "\n"
-    for name, written in {"json": content, "md": text, "svg": _plot(results)}.items():
-        with atomic_file(folder / f"compare.{name}") as file:
-            file.write_text(written, encoding="utf-8")
-    return text
-
-
-def markdown(results: Sequence[Result]) -> str:
-    """A table per dataset: single-shot Rank-k, multi-shot ones where they differ, mAP, mINP, calibration."""
-    parts = []
-    for dataset in dict.fromkeys(result.dataset for result in results):
-        chosen = [result for result in results if result.dataset == dataset]
-        names = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
-        if any(result.mean["multi_shot.rank1"] - result.mean["rank1"] > 1e-6 for result in chosen):
-            names |= {f"multi_shot.rank{k}": f"multi-shot Rank-{k}" for k in (1, 5, 10)}
-        measured = {name for result in chosen for name in result.mean}
-        factors = sorted(name for name in measured if re.fullmatch(r"factor\d+\.rank1", name))
-        names |= {name: f"Rank-1 at r = {name[6:].split('.')[0]}" for name in factors}
-        calibrated = {"ece": "ECE", "tpr_at_1e-2": "TPR at FMR 1e-2", "tpr_at_1e-3": "TPR at FMR 1e-3"}
-        names |= {f"calibration.{name}": title for name, title in calibrated.items()}
-        names = {name: title for name, title in names.items() if name in measured}
-        rows = [
-            {
-                "network": result.network,
-                "adapted": "whiten" if result.adapted else "",
-                **{title: _cell(result, name) for name, title in names.items()},
-                "ms/image": f"{result.milliseconds:.1f}",
-                "MB": f"{result.megabytes:.1f}",
-            }
-            for result in chosen
-        ]
-        table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-        parts.append(
-            f"{dataset}, {chosen[0].trials} trials, percent, mean ± standard deviation over trials; Rank-k "
-            f"is single-shot.\n\n{table}\n"
-        )
-    return "\n".join(parts)
-
-
-def _cell(result: Result, name: str) -> str:
-    if name not in result.mean:
-        return ""
-    deviation = f" ± {result.std[name]:.1f}" if result.trials > 1 else ""
-    return f"{result.mean[name]:.1f}{deviation}"
-
-
-def _plot(results: Sequence[Result]) -> str:
-    """Rank-1 against the time an image takes, as SVG; the same results give the same bytes."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for marker, dataset in zip("osD^v", dict.fromkeys(each.dataset for each in results), strict=False):
-        for result in results:
-            if result.dataset == dataset:
-                filled = "C0" if result.adapted else "none"
-                axes.errorbar(
-                    result.milliseconds, result.mean["rank1"], result.std["rank1"],
-                    fmt=marker, color="C0", markerfacecolor=filled, capsize=3,
-                )  # fmt: skip
-                label = f"{result.network}{', whitened' if result.adapted else ''} ({dataset})"
-                place = (result.milliseconds, result.mean["rank1"])
-                axes.annotate(label, place, (6, 4), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="milliseconds an image", ylabel="Rank-1, single-shot, percent")
-    axes.margins(x=0.3)
-    axes.grid(alpha=0.3)
-    file = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "compare"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
