@@ -29,7 +29,7 @@ pages: .venv/installed-dev
 # Every fault, kill and damaged input that `make test` tries a sample of; hours.
 trust: .venv/installed-dev
 	rm -rf .work/trust && mkdir -p .work/trust
-	DGRL_TRUST=$(CURDIR)/.work/trust OMP_NUM_THREADS=1 pytest --numprocesses 2 \
+	DGRL_TRUST=$(CURDIR)/.work/trust OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist worksteal \
 		tests/test_faults.py tests/test_kills.py tests/test_fuzz_*.py; \
 		status=$$?; python docs/reliability.py faults .work/trust; exit $$status
 
