@@ -26,7 +26,7 @@ coverage: .venv/installed-dev
 pages: .venv/installed-dev
 	DGRL_PAGES=1 OMP_NUM_THREADS=1 pytest tests/test_commands.py
 
-# Every fault, kill and damaged input that `make test` tries a sample of; hours.
+# Every fault, kill and damaged input that `make test` tries a sample of; an hour or two.
 trust: .venv/installed-dev
 	rm -rf .work/trust && mkdir -p .work/trust
 	DGRL_TRUST=$(CURDIR)/.work/trust OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist worksteal \

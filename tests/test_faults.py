@@ -139,7 +139,9 @@ def test_any_call_may_fail(stages: Stages, project: Path, finished: Path, stage:
 
 def keep(stage: str, tried: int, problems: list[str]) -> None:
     """Record how far the test has come."""
-    outcome = "one line or completed; earlier results or new ones, whole; the next run to equal bytes"
+    train = stage.startswith("train")
+    kept = "each file of the earlier run or the new one" if train else "earlier results or new ones"
+    outcome = f"one line or completed; {kept}, whole; the next run to equal bytes"
     if problems:
         outcome = f"{len(problems)} NOT as promised"
     name = f"tests/test_faults.py::test_any_call_may_fail[{stage}]"
