@@ -89,6 +89,7 @@ STAND_INS = {  # files that pages name: a network of the clone, or an image
 
 NOT_RUN = {
     "make test": "it runs this test",
+    "make pages": "it is this test",
     "pip install --no-build-isolation --editable '.[search]'": "it changes the environment of the tests",
     "pip install 'dgrl[app]'": "it fetches from the network",
     "dgrl app --index people": "it serves until Ctrl-C; test_app.py asks it",
