@@ -50,7 +50,7 @@ def commit(folder: Path, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two commits of different runs, then one that changes no run."""
+    """Two commits of different runs, between them one without dvc.lock, then one that changes no run."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "dvc.yaml").write_text(STAGE)
     call(folder, "git", "init", "-q")
@@ -58,6 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repro(folder, 30.0, 5.0)
     commit(folder, "one")
     call(folder, "git", "tag", "one")
+    (folder / "dvc.lock").unlink()
+    commit(folder, "without dvc.lock")
     repro(folder, 40.0, 1.0)
     commit(folder, "two")
     commit(folder, "nothing")
@@ -83,6 +85,22 @@ def test_the_newest_commit_with_other_metrics_is_the_previous_run(
     assert f'<th scope="row">{found}</th><td>30.0</td>' in page
     assert "DGRL (paper)" in page
     assert 'id="run"' not in page  # a part without content
+
+
+def test_a_run_that_the_cache_has_lost_is_passed_over(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    before = set((copy / ".dvc/cache").rglob("*"))
+    repro(copy, 50.0, 1.0)
+    commit(copy, "lost")
+    lost = [path for path in set((copy / ".dvc/cache").rglob("*")) - before if path.is_file()]
+    repro(copy, 60.0, 1.0)
+    for path in lost:
+        path.unlink()
+    monkeypatch.chdir(copy)
+    assert against("viper").headline.rank1.tolist()[:2] == [60.0, 40.0]
 
 
 def test_a_revision_may_be_named_and_the_workspace_need_not_be_committed(
@@ -114,3 +132,7 @@ def test_what_cannot_be_compared_is_one_line(
     monkeypatch.chdir(copy)
     with pytest.raises(InputError, match=r"^one has no metrics of viper .*dvc fetch"):
         against("viper", "one")
+    with pytest.raises(
+        InputError, match=r"no commit has other metrics of viper than this run \(\w{7} has no"
+    ):
+        against("viper")

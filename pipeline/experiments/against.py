@@ -54,14 +54,14 @@ def against(dataset: str, revision: str | None = None) -> Report:
 
     Args:
         dataset: its name.
-        revision: a commit, tag, branch or experiment; default the newest commit with other metrics.
+        revision: a commit, tag, branch or experiment; default the newest commit with other metrics, whose
+            files are still here.
 
     Raises:
         InputError: if either run has no metrics, or this is no project of git and DVC.
     """
     here = _run(dataset, HERE, _read_here)
-    found = revision or _previous(dataset)
-    there = _run(dataset, revision or found[:7], _reader(found))
+    there = _run(dataset, revision, _reader(revision)) if revision else _previous(dataset)
     title = DATASET_TITLES.get(dataset, dataset)
     return Report(
         title=f"DGRL on {title}: {HERE} and {there.name}",
@@ -136,17 +136,21 @@ def _stages(dataset: str, lock: bytes) -> list[dict[str, Any]]:
     return [stage for stage in stages if any(out["path"].startswith(below) for out in stage.get("outs", []))]
 
 
-def _previous(dataset: str) -> str:
-    """The newest commit with other metrics than the workspace's."""
+def _previous(dataset: str) -> Run:
+    """The newest run with other metrics than the workspace's, of those that git and DVC's cache keep."""
     path = f"{Paths(dataset).eval}/metrics.json"
     here = hashlib.md5(_read_here(path), usedforsecurity=False).hexdigest()
-    for commit in _git("log", "--format=%H", "--", _LOCK).split():
+    lost = ""
+    for commit in _git("log", "--format=%H", "--diff-filter=AM", "--", _LOCK).split():
         stages = _stages(dataset, _git("show", f"{commit}:./{_LOCK}").encode())
         digests = [out.get("md5") for stage in stages for out in stage["outs"] if out["path"] == path]
         if digests and digests != [here]:
-            return commit
+            try:
+                return _run(dataset, commit[:7], _reader(commit))
+            except InputError as error:
+                lost = lost or f" ({error})"
     raise InputError(
-        f"no commit has other metrics of {dataset} than this run; name a commit or an experiment"
+        f"no commit has other metrics of {dataset} than this run{lost}; name a commit or an experiment"
     )
 
 
