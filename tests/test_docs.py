@@ -45,6 +45,11 @@ def test_the_results_are_those_of_the_measurements(dataset: str) -> None:
     assert table in (ROOT / "docs/results.md").read_text()
 
 
+def test_the_tables_of_the_protocol_are_those_of_the_measurements() -> None:
+    protocol, page = script("protocol"), (ROOT / "docs/results.md").read_text()
+    assert protocol.with_tables(page, protocol.tables(protocol.load())) == page
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
