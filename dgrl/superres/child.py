@@ -184,8 +184,7 @@ class TableSRModel(SRModel):  # type: ignore[misc]
         state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
         require_converged(state, self._place(self.opt["train"]["total_iter"]), _DIVERGED)
         architecture = {key: value for key, value in self.opt["network_g"].items() if key != "type"}
-        header = {"architecture": json.dumps(architecture), "params": json.dumps(self.opt["params"])}
-        save_file(state, self.output_folder / "rcan.safetensors", header)
+        save_file(state, self.output_folder / "rcan.safetensors", {"architecture": json.dumps(architecture)})
         with (self.output_folder / "loss.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("iteration", "loss"), *self.curve])
 

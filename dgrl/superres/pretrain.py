@@ -60,9 +60,8 @@ def pretrain(
     Args:
         train_hr: an image table; LR images are made from it. Images smaller than the
             patch are left out, and the log says how many.
-        output: the folder to publish, all of it or nothing: ``rcan.safetensors`` (its architecture and
-            ``params`` in the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since
-            the last row).
+        output: the folder to publish, all of it or nothing: ``rcan.safetensors`` (with its architecture in
+            the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since the last row).
         scale: 2, 3, 4 or 8.
         params: architecture and training; ``params.scales`` is not read.
         work: a folder for basicsr's own files and the state that a killed run resumes from, of this table
@@ -142,7 +141,6 @@ def options(
         "scale": scale,
         "num_gpu": "auto",
         "manual_seed": named_seed("rcan", params.seed, scale) % 2**32,  # NumPy's global seed has 32 bits
-        "params": params.model_dump(mode="json", exclude={"scales"}),
         "output": str(run / "output"),
         "state": str(run / "state.pt"),
         "datasets": {
