@@ -13,9 +13,10 @@ import pytest
 import torch
 from fake_network import FakeNetwork
 from fuzz import CASES, attempt, damaged, fuzzed, tally  # noqa: F401
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_fuzz_files import VALUES
+from test_index import sign
 
 from dgrl.datasets.cells import read_cells
 from dgrl.embedders.adapted import load_whitening, save_whitening
@@ -121,8 +122,12 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     replaced=st.none()
     | st.binary(max_size=200)
     | VALUES.map(lambda each: json.dumps(each, default=str).encode()),
+    signed=st.booleans(),
 )
-def test_index(tmp_path: Path, index: Path, name: str, edits: Any, replaced: bytes | None) -> None:
+@example(name="vectors.npy", edits=[(0.265625, 1, b"")], replaced=None, signed=True)  # a TokenError of NumPy
+def test_index(
+    tmp_path: Path, index: Path, name: str, edits: Any, replaced: bytes | None, signed: bool
+) -> None:
     """Indexes of which a file is damaged."""
     folder = tmp_path / "index"
     shutil.rmtree(folder, ignore_errors=True)
@@ -132,6 +137,8 @@ def test_index(tmp_path: Path, index: Path, name: str, edits: Any, replaced: byt
         start = int(place * len(data))
         data = data[:start] + inserted + data[start + removed :]
     (folder / name).write_bytes(data)
+    if signed and name in ("rows.parquet", "vectors.npy"):  # else the digest is all that is ever tried
+        sign(folder)
     found = attempt(lambda: Index.load(folder), str(folder))
     if found is not None and len(found.rows):
         (matches,) = found.search(np.asarray(found.vectors[:1]), 2)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -199,6 +201,75 @@ def test_a_file_of_another_index_is_refused(tmp_path: Path, file: str) -> None:
     (tmp_path / "a" / file).write_bytes((tmp_path / "b" / file).read_bytes())
     with pytest.raises(InputError, match=f"{file} is not as it was written"):
         Index.load(tmp_path / "a")
+
+
+def sign(folder: Path) -> None:
+    """Write the digests of an index anew, as a program would that makes indexes of its own."""
+    described = json.loads((folder / "index.json").read_text())
+    described["sha256"] = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in described["sha256"]
+    }
+    (folder / "index.json").write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("image_path", "0.png", "an image twice"),
+        ("image_path", None, "other columns"),
+        ("resolution", 5, "other columns"),
+        ("other", "x", "other columns"),
+    ],
+)
+def test_rows_that_are_none_of_an_index(tmp_path: Path, column: str, value: object, said: str) -> None:
+    folder = tmp_path / "index"
+    index_of(random_vectors(count=3)).save(folder)
+    table = pq.read_table(folder / "rows.parquet")
+    array = pa.array([value] * 3, pa.int64() if value == 5 else pa.string())
+    field = pa.field(column, array.type, nullable=value is None)
+    place = table.schema.get_field_index(column)
+    changed = table.append_column(field, array) if place < 0 else table.set_column(place, field, array)
+    pq.write_table(changed, folder / "rows.parquet")
+    sign(folder)
+    with pytest.raises(InputError, match=f"{said}.*index again$"):
+        Index.load(folder)
+
+
+def test_files_of_two_indexes_are_refused(tmp_path: Path) -> None:
+    for name, count in (("a", 3), ("b", 4)):
+        index_of(random_vectors(count=count)).save(tmp_path / name)
+    (tmp_path / "a/vectors.npy").write_bytes((tmp_path / "b/vectors.npy").read_bytes())
+    sign(tmp_path / "a")
+    with pytest.raises(InputError, match="its files differ in size"):
+        Index.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_the_graph_of_another_index_is_refused(tmp_path: Path, kind: Kind) -> None:
+    for name, count, dimension in (("a", 40, 8), ("b", 41, 8), ("c", 40, 9)):
+        index_of(random_vectors(count=count, dimension=dimension), kind).save(tmp_path / name)
+    for name in "bc":
+        (tmp_path / "a/faiss.index").write_bytes((tmp_path / name / "faiss.index").read_bytes())
+        sign(tmp_path / "a")
+        with pytest.raises(InputError, match="its files differ in size"):
+            Index.load(tmp_path / "a")
+
+
+def test_files_of_another_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    index_of(random_vectors(count=3)).save(folder)
+    with (folder / "vectors.npy").open("wb") as file:
+        np.savez(file, vectors=np.zeros((3, 8)))
+    sign(folder)
+    with pytest.raises(InputError, match=r"vectors\.npy holds no \[N, D\] float32"):
+        Index.load(folder)
+    for value in (np.nan, 0.0, 1e30):
+        vectors = random_vectors(count=3)
+        vectors[1, 2:] = value
+        np.save(folder / "vectors.npy", vectors)
+        sign(folder)
+        with pytest.raises(InputError, match="not all vectors are of unit length"):
+            Index.load(folder)
 
 
 def test_a_description_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

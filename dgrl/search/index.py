@@ -34,12 +34,13 @@ COLUMNS = ("image_path", "person_id", "camera_id", "image_sha256", "resolution")
 SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=name in ("person_id", "camera_id")) for name in COLUMNS]
 )
-LINKS, EF_CONSTRUCTION, EF_SEARCH = 32, 80, 128  # of HNSW: at a million vectors recall is over 0.95
-FEW = 19  # queries; faiss makes one matrix product of more, a part of it at a time
-CHUNK = 1 << 16  # vectors in memory at once
-GRAPH = "faiss.index"
-NORM = 1e-3  # by which a vector's length may differ from 1
-ROWS_PER_LIST, PROBED = 39, 8  # of IVF: the fewest for faiss' k-means; one list of so many is searched
+HNSW_M, EF_CONSTRUCTION, EF_SEARCH = 32, 80, 128  # at a million vectors recall is over 0.95
+VECTORS_PER_LIST = 39  # of IVF: the fewest training vectors a centroid that faiss' k-means accepts silently
+PROBE_EVERY = 8  # of IVF: nprobe is the number of lists through this
+BLAS_QUERIES = 20  # faiss.knn multiplies matrices from so many queries on; fewer get a thread each
+CHUNK = 1 << 16  # vectors in memory at once, to check their lengths
+NORM_TOLERANCE = 1e-3  # of a vector's L2 norm, which is 1
+FAISS_FILE = "faiss.index"
 
 
 class _Description(Section):
@@ -52,7 +53,7 @@ class _Description(Section):
 
 
 class Matches(NamedTuple):
-    """The images nearest to a query, nearest first; fewer than asked for where there are not so many.
+    """The top K images of a query by cosine similarity, highest first; fewer where the index finds fewer.
 
     Args:
         rows: [K] row numbers of the index.
@@ -68,11 +69,11 @@ class Index:
     """Embeddings of one model.
 
     Args:
-        model: how to load it again: its file.
-        digest: its digest: embeddings of another are refused.
+        model: path of the network's file, to load it again.
+        digest: SHA-256 that names the network (``Embedder.digest``); embeddings of another are refused.
         kind: exact; hnsw (a graph: fast, and nearly exact); ivf (inverted lists: in between).
         rows: N rows of ``COLUMNS``; an image_path occurs once; person_id and camera_id may be missing.
-        vectors: [N, D], of unit length.
+        vectors: [N, D] float32, L2-normalised; row i embeds the image of row i of ``rows``.
     """
 
     model: str
@@ -91,7 +92,7 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open an index; its vectors, which are read once for their digest, stay on disk.
+        """Open an index; its vectors, which are read to check them, stay on disk.
 
         Raises:
             InputError: if the folder is missing, damaged or no index.
@@ -107,11 +108,15 @@ class Index:
             if changed := [name for name, digest in digests.items() if described.sha256.get(name) != digest]:
                 raise InputError(f"{changed[0]} is not as it was written")
         except (InputError, OSError, ValueError, RecursionError) as error:
-            problem = " ".join(str(error).split())[:150]
-            raise InputError(f"{folder} is a damaged index ({problem}); delete it and index again") from None
-        rows = pq.read_table(folder / "rows.parquet").to_pandas()
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-        index = _import_faiss().read_index(str(folder / GRAPH)) if described.kind != "exact" else None
+            raise _damaged(folder, error) from None
+        faiss = None if described.kind == "exact" else _import_faiss()
+        try:  # the digests tell of damage, not of files that another program has made
+            rows, vectors = _read_rows(folder / "rows.parquet"), _read_vectors(folder / "vectors.npy")
+            index = faiss and faiss.read_index(str(folder / FAISS_FILE))
+            if len(rows) != len(vectors) or (index and (index.ntotal, index.d) != vectors.shape):
+                raise ValueError("its files differ in size")
+        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+            raise _damaged(folder, error) from None
         return cls(described.model, described.digest, described.kind, rows, vectors, index)
 
     def save(self, folder: Path) -> None:
@@ -122,7 +127,7 @@ class Index:
                 pa.Table.from_pandas(self.rows, SCHEMA, preserve_index=False), building / "rows.parquet"
             )
             if self.kind != "exact":
-                _import_faiss().write_index(self._built(), str(building / GRAPH))
+                _import_faiss().write_index(self._built(), str(building / FAISS_FILE))
             digests = {name: sha256(building / name) for name in _files(self.kind)}
             described = {"model": self.model, "digest": self.digest, "kind": self.kind, "sha256": digests}
             (building / "index.json").write_text(json.dumps(described, indent=1) + "\n")
@@ -168,10 +173,10 @@ class Index:
         else:
             self._faiss = None
 
-    def remove(self, gone: Mask) -> None:
-        """Remove the rows of ``gone`` [N] bool: nothing of them stays in the index."""
-        if gone.any():
-            self.rows, self.vectors = self.rows[~gone].reset_index(drop=True), self.vectors[~gone]
+    def remove(self, removed: Mask) -> None:
+        """Remove the rows where ``removed`` [N] bool is true: nothing of them stays in the index."""
+        if removed.any():
+            self.rows, self.vectors = self.rows[~removed].reset_index(drop=True), self.vectors[~removed]
             self._faiss = None
 
     def convert(self, kind: Kind) -> None:
@@ -219,17 +224,44 @@ def changing(folder: Path) -> Iterator[None]:
 def _are_unit(vectors: Vectors) -> bool:
     parts = (vectors[start : start + CHUNK] for start in range(0, len(vectors), CHUNK))
     with np.errstate(all="ignore"):
-        return all((np.abs(np.linalg.norm(part, axis=1) - 1) < NORM).all() for part in parts)
+        return all((np.abs(np.linalg.norm(part, axis=1) - 1) < NORM_TOLERANCE).all() for part in parts)
 
 
 def _files(kind: Kind) -> list[str]:
     """The files of an index beside ``index.json``."""
-    return ["vectors.npy", "rows.parquet", *([] if kind == "exact" else [GRAPH])]
+    return ["vectors.npy", "rows.parquet", *([] if kind == "exact" else [FAISS_FILE])]
+
+
+def _damaged(folder: Path, problem: Exception) -> InputError:
+    said = " ".join(str(problem).split())[:150]
+    return InputError(f"{folder} is a damaged index ({said}); delete it and index again")
+
+
+def _read_rows(file: Path) -> pd.DataFrame:
+    table = pq.read_table(file)
+    if not table.schema.equals(SCHEMA):
+        raise ValueError(f"{file.name} has other columns")
+    rows: pd.DataFrame = table.to_pandas()
+    if rows.image_path.duplicated().any():
+        raise ValueError(f"{file.name} has an image twice")
+    return rows
+
+
+def _read_vectors(file: Path) -> Vectors:
+    try:
+        vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the header is Python source to NumPy: a tokenizer's and a parser's errors
+        raise ValueError(f"{file.name}: {error}") from None
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise ValueError(f"{file.name} holds no [N, D] float32")
+    if not _are_unit(vectors):
+        raise ValueError("not all vectors are of unit length")
+    return vectors
 
 
 def _nearest(queries: Vectors, vectors: Vectors, top: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
-    """Similarities and rows [Q, top]; few queries by one matrix product, as faiss uses a thread for each."""
-    if len(queries) > FEW:
+    """Similarities and rows [Q, top]. Few queries are one product of NumPy, which uses all threads."""
+    if len(queries) >= BLAS_QUERIES:
         faiss = _import_faiss()
         found: tuple[Vectors, npt.NDArray[np.int64]] = faiss.knn(
             queries, vectors, top, metric=faiss.METRIC_INNER_PRODUCT
@@ -247,13 +279,13 @@ def _build(kind: Kind, vectors: Vectors) -> Any:
     count, dimension = vectors.shape
     product = faiss.METRIC_INNER_PRODUCT
     if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dimension, LINKS, product)
+        index = faiss.IndexHNSWFlat(dimension, HNSW_M, product)
         index.hnsw.efConstruction, index.hnsw.efSearch = EF_CONSTRUCTION, EF_SEARCH
     else:
-        lists = max(1, min(int(4 * count**0.5), count // ROWS_PER_LIST))
+        lists = max(1, min(int(4 * count**0.5), count // VECTORS_PER_LIST))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, product)
-        index.nprobe = -(-lists // PROBED)
-        index.cp.max_points_per_centroid = ROWS_PER_LIST  # of k-means, which takes minutes of a million
+        index.nprobe = -(-lists // PROBE_EVERY)
+        index.cp.max_points_per_centroid = VECTORS_PER_LIST  # of k-means, which takes minutes of a million
         index.train(vectors)
     index.add(vectors)
     return index
