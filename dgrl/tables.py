@@ -8,7 +8,7 @@ Columns have one meaning everywhere:
 
 ====================  ==========================================================================
 ``image_id``          unique within a table; an LR or SR image carries the id of its HR twin; with LR
-                      images of every factor, a training image has one row of each
+                      images of every factor, training images have one row of each
 ``person_id``         the benchmark's own name of the person
 ``camera_id``         the benchmark's own name of the camera
 ``subset``            the part of the benchmark that the image belongs to

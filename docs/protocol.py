@@ -1,7 +1,7 @@
 """How much of a Rank-1 is the protocol: write docs/results/protocol.json, and its tables in docs/results.md.
 
-    dvc repro download@viper
-    python docs/protocol.py NETWORK... --rcan data/market1501/rcan [--trials 10]
+    dgrl download viper
+    python docs/protocol.py NETWORK... --rcan data/pool/rcan [--trials 10]
 
 Each network is measured on MLR-VIPeR under every recipe of LR images (docs/benchmarks.md), given to the
 network's own resize, then under the paper's recipe with its LR images enlarged by each method before. RCAN
@@ -20,6 +20,7 @@ import typer
 from dgrl.files import atomic_file
 from dgrl.mlr.degrade import RECIPES
 from pipeline.experiments.compare import Result, Upscale, compare
+from pipeline.experiments.compare_files import mean_and_deviation
 from pipeline.params import load_params
 
 PAGE = Path(__file__).with_name("results.md")
@@ -42,8 +43,8 @@ def main(
     params = load_params()
     measured: Measured = {title: {} for title in TITLES}
     for recipe in RECIPES:
-        drawn = params.model_copy(update={"mlr": params.mlr.model_copy(update={"recipe": recipe})})
-        measured["recipe"][recipe] = compare(networks, ["viper"], drawn, trials=trials)
+        by_recipe = params.model_copy(update={"mlr": params.mlr.model_copy(update={"recipe": recipe})})
+        measured["recipe"][recipe] = compare(networks, ["viper"], by_recipe, trials=trials)
     measured["upscale"]["none"] = measured["recipe"]["dgrl"]
     for method in UPSCALES[1:]:
         folder = rcan if method == "rcan" else None
@@ -76,16 +77,12 @@ def tables(measured: Measured) -> str:
     parts = []
     for title, rows in measured.items():
         cells = [
-            {title: option, **{each.network: _cell(each) for each in results}}
+            {title: option, **{each.network: mean_and_deviation(each, "rank1") for each in results}}
             for option, results in rows.items()
         ]
         table = pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
         parts.append(f"{TITLES[title]}; Rank-1, single-shot, percent:\n\n{table}\n")
     return "\n".join(parts)
-
-
-def _cell(result: Result) -> str:
-    return f"{result.mean['rank1']:.1f} ± {result.std['rank1']:.1f}"
 
 
 def with_tables(page: str, text: str) -> str:

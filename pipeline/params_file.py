@@ -52,4 +52,4 @@ def _check_number(values: dict[str, Any], path: Path) -> None:
             return
         value = waiting.pop()
         waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    raise InputError(f"{path} has more than {MOST_VALUES} values, aliases counted; write out what you need")
+    raise InputError(f"{path} has more than {MOST_VALUES} values, aliases included; write out what you need")

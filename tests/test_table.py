@@ -157,7 +157,7 @@ def test_runs_without_rcan_count_only_when_asked_for() -> None:
 def test_a_repeated_run_counts_once() -> None:
     lines, notes = summarise(frame(run(40.0), run(40.0)), TABLES["II"])
     assert [line.n for line in ours(lines).values()] == [1]
-    assert notes == ["counted once on viper, same params and seeds as another: run-40"]
+    assert notes == ["used once on viper, same params and seeds as another: run-40"]
     lines, notes = summarise(frame(run(40.0), run(41.0)), TABLES["II"])
     assert [line.mean for line in ours(lines).values()] == [(40.0, 50.0, 60.0)]
     assert "run-41, though their metrics differ" in notes[0]

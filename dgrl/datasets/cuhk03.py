@@ -67,7 +67,7 @@ class Cuhk03Params(Section):
 
 
 class _Cell(NamedTuple):
-    """Where an image is in the file, counted from 1 as in MATLAB."""
+    """Where an image is in the file, by indices that start at 1 as in MATLAB."""
 
     pair: int
     row: int

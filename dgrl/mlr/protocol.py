@@ -41,7 +41,9 @@ class MlrParams(Section):
     recipe: Recipe = "dgrl"  # how LR images are made: the paper's area resampling, IV-C, or public code's
     kernel: Kernel | None = None  # null: the recipe's
     jpeg_quality: Annotated[int, Field(ge=0, le=100)] | None = None  # 0: lossless; null: the recipe's
-    twins: Literal["one", "every_factor"] = "one"  # LR images of a training pair; one is sampled each epoch
+    twins: Literal["one", "every_factor"] = (
+        "one"  # LR twins of an HR training image; one is sampled each epoch
+    )
     training_pairs: Literal["auto", "twin", "person"] = "auto"  # see pairs_of
     queries: Literal["lr_camera", "official"] = "lr_camera"  # (d) all its test images, or the official ones
     # val: hold out training persons and evaluate on them; everyone: train on all and evaluate on the same
@@ -57,7 +59,7 @@ class MlrParams(Section):
         return value
 
     def pairs_of(self, dataset: str) -> Literal["twin", "person"]:
-        """A training pair: an HR image and its own LR image (III-A), or an HR and an LR camera's of a person.
+        """What an HR/LR pair to train on is: an image and its LR twin (III-A), or two images of a person.
 
         ``auto`` is ``person`` where LR images are real, else ``twin``. Real LR images are no part of twins.
         """
@@ -112,7 +114,7 @@ def plan_split(
 
     Raises:
         InputError: if the LR camera or the trial is unknown, official queries are wanted and there are
-            none, no query has a gallery image of its person, a person is a training and a test person,
+            none, no query has a gallery image of its person, a person is in training and in test,
             nobody is left to test, or too few persons train to hold some out.
     """
     lr_camera = _lr_camera(keys, dataset, params)

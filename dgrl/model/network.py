@@ -24,7 +24,7 @@ Stream = Literal["hr", "sr"]
 
 
 class Output(NamedTuple):
-    """What a training step needs; B pairs, so 2B images, HR first.
+    """What an optimizer step needs; B pairs, so 2B images, HR first.
 
     Branches are main, side branch from stage 2 ('), side branch from stage 3 (''): one or three of them.
     """

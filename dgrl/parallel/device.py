@@ -54,7 +54,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors for new ones, not hand it back to the system.
 
     It would map what is over 32 MiB, as a CPU's activations at 256x128 are, anew each time, and each time the
-    system would clear its pages: a fifth of a training step. Nothing changes without glibc.
+    system would clear its pages: a fifth of an optimizer step. Nothing changes without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -42,7 +42,7 @@ class Schedule:
     steps_per_epoch: int
 
     def __call__(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """The learning rate of an optimizer step; the first is 0."""
         epoch = step // self.steps_per_epoch
         rate = self.params.learning_rate * self.params.decay_factor ** (epoch // self.params.decay_every)
         warmup = self.params.warmup_epochs * self.steps_per_epoch

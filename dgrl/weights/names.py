@@ -37,7 +37,7 @@ def common_names(names: Iterable[str]) -> dict[str, str]:
     """For each name in a network the one that it has whatever components are on.
 
     A non-local block stands in its layer among the residual blocks and moves those behind it on: with it
-    ``layer2.2`` may be what ``layer2.1`` is without. Residual blocks are counted as torchvision does, and a
+    ``layer2.2`` may be what ``layer2.1`` is without. Residual blocks have torchvision's numbers, and a
     non-local block is named by the residual block before it.
     """
     names = list(names)

@@ -42,7 +42,7 @@ def markdown(results: Sequence[Result]) -> str:
             {
                 "network": result.network,
                 "adapted": "whiten" if result.adapted else "",
-                **{title: _cell(result, name) for name, title in names.items()},
+                **{title: mean_and_deviation(result, name) for name, title in names.items()},
                 "ms/image": f"{result.milliseconds:.1f}",
                 "MB": f"{result.megabytes:.1f}",
             }
@@ -56,7 +56,8 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n".join(parts)
 
 
-def _cell(result: Result, name: str) -> str:
+def mean_and_deviation(result: Result, name: str) -> str:
+    """A metric over the trials, as in ``45.9 ± 1.2``; empty if it was not measured."""
     if name not in result.mean:
         return ""
     deviation = f" ± {result.std[name]:.1f}" if result.trials > 1 else ""

@@ -288,7 +288,7 @@ def _without_repeats(runs: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, li
     agree = repeats.equals(runs.duplicated([*keys, *RANKS]))
     metrics = "" if agree else ", though their metrics differ (the first of each in dvc exp show counts)"
     names = ", ".join(runs.experiment[repeats][:5])
-    return runs[~repeats], [f"counted once on {dataset}, same params and seeds as another: {names}{metrics}"]
+    return runs[~repeats], [f"used once on {dataset}, same params and seeds as another: {names}{metrics}"]
 
 
 def _unlike(runs: pd.DataFrame, table: Table, dataset: str) -> list[str]:
