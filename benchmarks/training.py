@@ -149,7 +149,7 @@ def case_of(args: argparse.Namespace, folder: Path) -> Case:
     model = ModelParams.parse(values, "model")
     steps = args.steps or (20 if args.device.type == "cuda" else 1)
     values = {"persons_per_batch": args.persons, "pairs_per_person": args.pairs, "compile": args.compile}
-    values |= {"epochs": 10**6}
+    values |= {"epochs": 10**6, "learning_rate": 1e-5}  # too low for the loss to diverge
     params = TrainParams.parse(values, "train")
     return Case(model, params, steps, args.device, folder / "hr", folder / "sr")
 
