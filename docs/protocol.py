@@ -16,6 +16,7 @@ from typing import Annotated
 
 import pandas as pd
 import typer
+from marks import write_part
 
 from dgrl.files import atomic_file
 from dgrl.mlr.degrade import RECIPES
@@ -52,8 +53,7 @@ def main(
         measured["upscale"][method] = results
     with atomic_file(FILE) as file:
         file.write_text(json.dumps(as_json(measured), indent=1) + "\n")
-    with atomic_file(PAGE) as file:
-        file.write_text(with_tables(PAGE.read_text(), tables(measured)))
+    write_part(PAGE, "protocol", tables(measured))
 
 
 def as_json(measured: Measured) -> dict[str, dict[str, list[dict[str, object]]]]:
@@ -83,13 +83,6 @@ def tables(measured: Measured) -> str:
         table = pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
         parts.append(f"{TITLES[title]}; Rank-1, single-shot, percent:\n\n{table}\n")
     return "\n".join(parts)
-
-
-def with_tables(page: str, text: str) -> str:
-    """The page with the tables between their marks."""
-    begin, end = "<!-- protocol: begin -->\n", "<!-- protocol: end -->"
-    before, _, rest = page.partition(begin)
-    return f"{before}{begin}{text}{end}{rest.partition(end)[2]}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from dgrl.files import atomic_file
+from marks import write_part
 
 PAGE = Path(__file__).with_name("reliability.md")
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
@@ -23,11 +23,7 @@ def main() -> None:
     """Replace one part of the page."""
     part = sys.argv[1]
     lines = faults(Path(sys.argv[2])) if part == "faults" else licences()
-    begin, end = f"<!-- {part}: begin -->\n", f"<!-- {part}: end -->"
-    before, _, rest = PAGE.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    with atomic_file(PAGE) as file:
-        file.write_text("".join([before, begin, *(f"{line}\n" for line in lines), end, after]))
+    write_part(PAGE, part, "".join(f"{line}\n" for line in lines))
 
 
 def faults(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from marks import with_part
 
 from pipeline.experiments.compare import Result
 from pipeline.experiments.compare_files import markdown
@@ -38,16 +39,16 @@ def test_the_image_of_the_stages_is_that_of_dvc_yaml() -> None:
     assert (ROOT / "docs/pipeline.svg").read_text() == script("readme_images").pipeline(stages)
 
 
-@pytest.mark.parametrize("dataset", ["viper", "caviar"])
-def test_the_results_are_those_of_the_measurements(dataset: str) -> None:
-    measured = json.loads((ROOT / f"docs/results/{dataset}.json").read_text())
+@pytest.mark.parametrize("name", ["viper", "caviar", "pooled"])
+def test_the_results_are_those_of_the_measurements(name: str) -> None:
+    measured = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     table = markdown([Result(**each) for each in measured])
     assert table in (ROOT / "docs/results.md").read_text()
 
 
 def test_the_tables_of_the_protocol_are_those_of_the_measurements() -> None:
     protocol, page = script("protocol"), (ROOT / "docs/results.md").read_text()
-    assert protocol.with_tables(page, protocol.tables(protocol.load())) == page
+    assert with_part(page, "protocol", protocol.tables(protocol.load())) == page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
