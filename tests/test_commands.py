@@ -99,6 +99,10 @@ NOT_RUN = {
     "python docs/protocol.py osnet_x0_25_msmt17.onnx@imagenet person-reidentification-retail-0287.xml "
     "person-reidentification-retail-0277.xml --rcan data/pool/rcan": "it wants RCANs of another dataset; "
     "test_docs.py compares the page with what it wrote",
+    "dgrl preset pool && dvc repro train@pool": "it takes hours without a GPU",
+    "dgrl download viper && dgrl download caviar": "for the command after it",
+    "dgrl compare data/pool/dgrl/model.safetensors --dataset viper --dataset caviar --adapt --upscale rcan "
+    "--rcan data/pool/rcan": "it wants that network; test_docs.py compares the page with what it wrote",
     "make test": "it runs this test",
     "make pages": "it is this test",
     "pip install --no-build-isolation --editable '.[search]'": "it changes the environment of the tests",
