@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -82,11 +83,12 @@ def _plot(results: Sequence[Result]) -> str:
             color=color, markerfacecolor=color if each.adapted else "white", capsize=3,
         )  # fmt: skip
     handles = [Line2D([], [], color=color, label=network) for network, color in colors.items()]
-    points = [(marker, "gray", dataset) for dataset, marker in markers.items()]
-    points += [("o", "white", "as it is"), ("o", "gray", "whitened")]
+    point = partial(Line2D, [], [], ls="none", color="gray", markerfacecoloralt="white")
+    if len(markers) > 1:
+        handles += [point(marker=marker, fillstyle="left", label=name) for name, marker in markers.items()]
     handles += [
-        Line2D([], [], ls="none", color="gray", marker=marker, markerfacecolor=fill, label=label)
-        for marker, fill, label in points
+        point(marker="o", fillstyle="none", label="as it is"),
+        point(marker="o", label="whitened"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     axes.set(xscale="log", xlabel="milliseconds an image", ylabel="Rank-1, single-shot, percent")
