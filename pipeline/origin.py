@@ -29,12 +29,12 @@ def every_option(
 
 
 def _rcan(paths: Paths, scale: int) -> dict[str, Any]:
-    """The architecture and PSNR of an RCAN, or why there is none."""
+    """The architecture, training and PSNR of an RCAN, or why there is none."""
     with safe_open(paths.rcan(scale) / "rcan.safetensors", "np") as file:
         header = file.metadata() or {}
     architecture = json.loads(header["architecture"]) if "architecture" in header else header
-    metrics = read_json(paths.rcan(scale) / "metrics.json")
-    return {**architecture, **rounded(metrics)}
+    trained, metrics = (read_json(paths.rcan(scale) / f"{name}.json") for name in ("options", "metrics"))
+    return {**architecture, **trained, **rounded(metrics)}
 
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -283,8 +283,14 @@ def test_training_publishes_weights_metrics_and_the_loss(trained: Path, train_hr
     assert sorted(path.name for path in trained.iterdir()) == [
         "loss.csv",
         "metrics.json",
+        "options.json",
         "rcan.safetensors",
     ]
+    assert json.loads((trained / "options.json").read_text()) == {
+        **PARAMS.model_dump(mode="json", exclude={"scales"}),
+        "kernel": "area",
+        "jpeg_quality": 0,
+    }
     lines = (trained / "loss.csv").read_text().splitlines()
     assert lines[0] == "iteration,loss"
     assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(1, 21))

@@ -61,7 +61,8 @@ def pretrain(
         train_hr: an image table; LR images are made from it. Images smaller than the
             patch are left out, and the log says how many.
         output: the folder to publish, all of it or nothing: ``rcan.safetensors`` (with its architecture in
-            the header), ``metrics.json`` and ``loss.csv`` (iteration, L1 loss averaged since the last row).
+            the header), ``options.json`` (how it was trained), ``metrics.json`` and ``loss.csv`` (iteration,
+            L1 loss averaged since the last row).
         scale: 2, 3, 4 or 8.
         params: architecture and training; ``params.scales`` is not read.
         work: a folder for basicsr's own files and the state that a killed run resumes from, of this table
@@ -90,6 +91,8 @@ def pretrain(
     with atomic_folder(output) as building:
         for name in PUBLISHED:
             shutil.copyfile(Path(settings["output"]) / name, building / name)
+        chosen = params.model_dump(mode="json", exclude={"scales"}) | how._asdict()
+        (building / "options.json").write_text(json.dumps(chosen) + "\n")
     metrics: dict[str, float] = json.loads((output / "metrics.json").read_text())
     if metrics["gain_psnr"] < 0:
         logger.warning(
@@ -102,10 +105,11 @@ def pretrain(
 
 
 def publish_nothing(output: Path, reason: str) -> None:
-    """The files of a scale where there is nothing to restore: no tensors, no metrics, no curve."""
+    """The files of a scale where there is nothing to restore: no tensors, options, metrics or curve."""
     with atomic_folder(output) as building:
         save_file({}, building / "rcan.safetensors", {"not trained": reason})
-        (building / "metrics.json").write_text("{}\n")
+        for name in ("options.json", "metrics.json"):
+            (building / name).write_text("{}\n")
         (building / "loss.csv").write_text("iteration,loss\n")
 
 
