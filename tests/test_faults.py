@@ -21,12 +21,12 @@ REPOSITORY = Path(__file__).parents[1]
 CODES = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT)
 # How many faults a short and a whole run try: fewer where a stage takes longer.
 STAGES = {
-    "download synthetic": (44, 1000),
-    "split synthetic": (62, 1000),
-    "pretrain-sr synthetic 2": (24, 300),
-    "cache-sr synthetic": (62, 1000),
-    "train synthetic": (8, 220),
-    "evaluate synthetic": (12, 300),
+    "download synthetic": (28, 1000),
+    "split synthetic": (40, 1000),
+    "pretrain-sr synthetic 2": (14, 300),
+    "cache-sr synthetic": (40, 1000),
+    "train synthetic": (6, 220),
+    "evaluate synthetic": (8, 300),
 }
 PER_KIND = 40  # calls at most, spread over those that a stage makes, each of which fails with each code
 TINY: dict[str, dict[str, Any]] = {
