@@ -14,6 +14,7 @@ from pipeline.params import Params
 from pipeline.params_file import read_yaml
 
 PRESETS = Path("presets")
+MAPPINGS = ("sets", "query_factor_per")  # one value each: what is set replaces the whole of it
 
 
 def preset(name: str, file: Path = Path("params.yaml"), *, force: bool = False) -> Path | None:
@@ -98,7 +99,7 @@ def _defaults(section: Any) -> dict[str, Any]:
 def _assign(target: Any, values: dict[str, Any]) -> None:
     """Set values in place, section by section; keys that have none are removed."""
     for key, value in values.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
+        if isinstance(value, dict) and isinstance(target.get(key), dict) and key not in MAPPINGS:
             _assign(target[key], value)
         else:
             target[key] = value

@@ -236,6 +236,14 @@ def test_a_broken_preset_leaves_params_alone(dgrl: Command) -> None:
     assert "datasets: lfw has no section source.lfw" in mistake(dgrl, "preset", "mine")
 
 
+def test_nothing_of_a_preset_is_left_by_the_next(dgrl: Command) -> None:
+    for name in ("synthetic", "pool", "synthetic"):
+        assert dgrl("preset", name, "--force") == (0, "")
+    assert yaml.safe_load(Path("params.yaml").read_text())["source"]["pool"]["sets"] == {}
+    assert dgrl("preset", "paper") == (0, "")
+    assert not list(Path().glob("*.bak"))
+
+
 def test_presets_are_found_in_the_project_folder_only(dgrl: Command) -> None:
     shutil.rmtree("presets")
     assert "not in the project folder" in mistake(dgrl, "preset", "paper")
