@@ -1,13 +1,10 @@
 """Where a report's metrics come from: every option of every stage, the commit, versions and digests."""
 
-import json
 import platform
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
-
-from safetensors import safe_open
 
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.files import sha256
@@ -29,12 +26,9 @@ def every_option(
 
 
 def _rcan(paths: Paths, scale: int) -> dict[str, Any]:
-    """The architecture, training and PSNR of an RCAN, or why there is none."""
-    with safe_open(paths.rcan(scale) / "rcan.safetensors", "np") as file:
-        header = file.metadata() or {}
-    architecture = json.loads(header["architecture"]) if "architecture" in header else header
-    trained, metrics = (read_json(paths.rcan(scale) / f"{name}.json") for name in ("options", "metrics"))
-    return {**architecture, **trained, **rounded(metrics)}
+    """The options and PSNR of an RCAN, or why there is none."""
+    options, metrics = (read_json(paths.rcan(scale) / f"{name}.json") for name in ("options", "metrics"))
+    return {**options, **rounded(metrics)}
 
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -46,7 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Path:
         download(DATASET, params)
         split(DATASET, params, workers=1)
         publish_nothing(paths.rcan(2), "sr.method is bicubic")
-        (paths.rcan(2) / "options.json").write_text('{"iterations": 1234}')
+        publish_nothing(paths.rcan(3), "sr.method is bicubic")
+        (paths.rcan(3) / "options.json").write_text('{"iterations": 1234}')
         cache_sr(DATASET, params, workers=1)
         torch.manual_seed(0)
         save_model(paths.model, DGRL(params.model, persons=8).eval(), params.model, 8)
@@ -118,7 +119,7 @@ def test_training_curves_and_every_section_of_options(page: str) -> None:
     for section in ("mlr", "sr", "rcan", "model", "loss", "augment", "train", "evaluate"):
         assert f'<th scope="row">{section}.' in page
     assert "sr.method is bicubic" in page
-    assert re.search(r"rcan\.x2\.iterations</th>\s*<td>1234<", page)
+    assert re.search(r"rcan\.x3\.iterations</th>\s*<td>1234<", page)
 
 
 def test_the_same_params_give_the_same_bytes(folder: Path, params: Params, page: str) -> None:

@@ -31,7 +31,7 @@ from dgrl.random import named_generator, named_seed
 from dgrl.superres.params import LESS_MEMORY, RcanParams
 from dgrl.tables import read_keys
 
-PUBLISHED = ("rcan.safetensors", "metrics.json", "loss.csv")
+FROM_CHILD = ("rcan.safetensors", "metrics.json", "loss.csv")
 
 
 _GAMMA = 0.5  # learning rate's factor at a milestone, as in RCAN
@@ -89,7 +89,7 @@ def pretrain(
     option_file.write_text(yaml.safe_dump(settings, sort_keys=False))
     _run_child(option_file, run / "log.txt", f"RCAN x{scale}", params.iterations)
     with atomic_folder(output) as building:
-        for name in PUBLISHED:
+        for name in FROM_CHILD:
             shutil.copyfile(Path(settings["output"]) / name, building / name)
         chosen = params.model_dump(mode="json", exclude={"scales"}) | how._asdict()
         (building / "options.json").write_text(json.dumps(chosen) + "\n")
@@ -105,11 +105,11 @@ def pretrain(
 
 
 def publish_nothing(output: Path, reason: str) -> None:
-    """The files of a scale where there is nothing to restore: no tensors, options, metrics or curve."""
+    """The files of a scale where there is nothing to restore: no tensors, no metrics, no curve."""
     with atomic_folder(output) as building:
         save_file({}, building / "rcan.safetensors", {"not trained": reason})
-        for name in ("options.json", "metrics.json"):
-            (building / name).write_text("{}\n")
+        (building / "options.json").write_text(json.dumps({"not trained": reason}) + "\n")
+        (building / "metrics.json").write_text("{}\n")
         (building / "loss.csv").write_text("iteration,loss\n")
 
 
