@@ -14,7 +14,7 @@ from pipeline.params import Params
 from pipeline.params_file import read_yaml
 
 PRESETS = Path("presets")
-MAPPINGS = ("sets", "query_factor_per")  # one value each: what is set replaces the whole of it
+REPLACED = ("sets", "query_factor_per")  # mappings that are one value: a new one replaces the whole
 
 
 def preset(name: str, file: Path = Path("params.yaml"), *, force: bool = False) -> Path | None:
@@ -97,9 +97,9 @@ def _defaults(section: Any) -> dict[str, Any]:
 
 
 def _assign(target: Any, values: dict[str, Any]) -> None:
-    """Set values in place, section by section; keys that have none are removed."""
+    """Set values in place, section by section; a section's other keys stay."""
     for key, value in values.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict) and key not in MAPPINGS:
+        if isinstance(value, dict) and isinstance(target.get(key), dict) and key not in REPLACED:
             _assign(target[key], value)
         else:
             target[key] = value
