@@ -35,10 +35,10 @@ SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=name in ("person_id", "camera_id")) for name in COLUMNS]
 )
 HNSW_M, EF_CONSTRUCTION, EF_SEARCH = 32, 80, 128  # at a million vectors recall is over 0.95
-VECTORS_PER_LIST = 39  # of IVF: the fewest training vectors a centroid that faiss' k-means accepts silently
-PROBE_EVERY = 8  # of IVF: nprobe is the number of lists through this
+VECTORS_PER_LIST = 39  # of IVF: with fewer training vectors a centroid faiss' k-means warns
+PROBE_EVERY = 8  # of IVF: nprobe = lists / 8, rounded up
 BLAS_QUERIES = 20  # faiss.knn multiplies matrices from so many queries on; fewer get a thread each
-CHUNK = 1 << 16  # vectors in memory at once, to check their lengths
+CHUNK = 1 << 16  # vectors in memory at once, to check their norms
 NORM_TOLERANCE = 1e-3  # of a vector's L2 norm, which is 1
 FAISS_FILE = "faiss.index"
 
@@ -81,7 +81,7 @@ class Index:
     kind: Kind
     rows: pd.DataFrame
     vectors: Vectors
-    _faiss: Any = None  # built when needed, dropped when a row goes
+    _faiss: Any = None  # built when needed; None again when rows are removed
 
     @classmethod
     def empty(cls, model: str, digest: str, kind: Kind = "exact") -> Self:
@@ -133,7 +133,7 @@ class Index:
             (building / "index.json").write_text(json.dumps(described, indent=1) + "\n")
 
     def require(self, model: str, digest: str) -> None:
-        """Refuse another model.
+        """Refuse embeddings of another model.
 
         Raises:
             InputError: if the digest is not that of the index's model.
@@ -152,7 +152,8 @@ class Index:
             vectors: [M, D], of unit length, of this index's model.
 
         Raises:
-            InputError: if a path occurs twice, or a vector has another length or is not finite.
+            InputError: if a path occurs twice, or a vector has another dimension, is not finite or is not of
+                unit length.
         """
         if (twice := rows.image_path[rows.image_path.duplicated()]).size:
             raise InputError(f"{twice.iloc[0]} is given twice; give each image once")
@@ -192,7 +193,7 @@ class Index:
             top: how many to find.
 
         Raises:
-            InputError: if the queries have another length.
+            InputError: if the queries have another dimension than the index.
         """
         if not len(self.rows) or not len(queries):
             return [Matches(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
