@@ -91,7 +91,7 @@ def _images_of(number: int, cameras: Sequence[Camera], params: SyntheticParams) 
     rows = []
     for place, camera in enumerate(cameras, 1):
         for index in range(1, params.images_per_camera + 1):
-            # "picture": the name of a published draw, which never changes
+            # the name of a published draw, which never changes
             rng = named_generator("synthetic", params.seed, "picture", number, place, index)
             image_id = f"{number:04d}_c{place}_{index:02d}"
             row = ImageRow.from_pixels(
