@@ -159,7 +159,7 @@ def test_numbers_mean_what_they_mean_to_dvc(project: Path) -> None:
     text = project.read_text()
     project.write_text(text.replace("weight_decay: 0.0005", "weight_decay: 1e-05"))
     assert load_params(project).train.weight_decay == 1e-5
-    project.write_text(text.replace("epochs: 8 ", "epochs: 8\n  epochs: 9 "))
+    project.write_text(text.replace("  momentum: ", "  momentum: 0.5\n  momentum: "))
     assert "duplicate key" in error_of(lambda: load_params(project))
 
 
