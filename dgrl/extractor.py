@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgrl.errors import InputError
 from dgrl.image_bank import resize
 from dgrl.images import Image, check_images
 from dgrl.model.inputs import normalise
@@ -85,7 +86,7 @@ class Extractor:
 
         Raises:
             InputError: naming the index of the first that is no such array: floats, gray, RGBA, channels
-                first, empty.
+                first, empty; or the first whose embedding is 0 or NaN.
         """
         check_images(images)
         if not images:
@@ -95,11 +96,19 @@ class Extractor:
         return self.embed_tensor(torch.from_numpy(resized).permute(0, 3, 1, 2), stream)
 
     def embed_tensor(self, images: Tensor, stream: Stream) -> npt.NDArray[np.float32]:
-        """Embed [N, 3, height, width] uint8 images that have the network's size already."""
+        """Embed [N, 3, height, width] uint8 images that have the network's size already; see ``embed``."""
         starts = range(0, len(images), self.batch)
         batches = (images[start : start + self.batch].numpy(force=True) for start in starts)
         parts = track(self._parts(batches, stream, len(starts)), f"embed {stream}", len(starts), "batch")
-        return np.concatenate(list(parts))
+        embeddings = np.concatenate(list(parts))
+        norms = np.linalg.norm(embeddings, axis=1)
+        if (wrong := ~(norms > 0)).any():  # or NaN
+            image = int(np.argmax(wrong))
+            raise InputError(
+                f"the network's embedding of image {image} has the norm {norms[image]}: nothing tells it "
+                "from others; train the network again, with a lower train.learning_rate"
+            )
+        return embeddings
 
     def _parts(
         self, batches: Iterator[npt.NDArray[np.uint8]], stream: Stream, count: int

@@ -1,5 +1,6 @@
 """The extractor beside the network itself, and the same bytes whatever the number of processes."""
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,13 @@ def test_what_is_no_image_is_named_by_its_index(model: DGRL, wrong: Any) -> None
 
 def test_no_images_have_no_embeddings(model: DGRL) -> None:
     assert extractor(model).embed([], "sr").shape == (0, 32)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_network_that_tells_nothing_of_an_image_is_refused(
+    model: DGRL, images: Tensor, value: float
+) -> None:
+    broken = copy.deepcopy(model)
+    broken.get_parameter("heads.0.neck.weight").data.fill_(value)
+    with pytest.raises(InputError, match=r"embedding of image 0 has the norm (0\.0|nan).*learning_rate"):
+        extractor(broken).embed_tensor(images, "sr")
