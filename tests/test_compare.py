@@ -128,6 +128,12 @@ def test_the_tables_say_what_was_measured(params: Params) -> None:
     assert svg == Path("out/compare.svg").read_bytes()
 
 
+def test_the_tables_say_that_held_out_training_persons_were_measured(params: Params) -> None:
+    val = params.model_copy(update={"mlr": params.mlr.model_copy(update={"evaluate_on": "val"})})
+    texts = [markdown(compare(["means.onnx@rgb"], ["synthetic"], each, trials=1)) for each in (params, val)]
+    assert ["evaluate_on: val" in text for text in texts] == [False, True]
+
+
 def test_a_network_that_knows_the_persons_is_refused(params: Params) -> None:
     small = ModelParams(backbone="resnet18", weights="none", height=64, width=32, dimension=16, groups=4)
     split("synthetic", params, workers=1)

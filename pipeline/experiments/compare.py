@@ -61,6 +61,7 @@ class Result:
         milliseconds: an image, decoding and down-sampling left out.
         megabytes: of its file.
         shrinkage: lambda of each trial.
+        evaluate_on: whose images were measured, as in the section ``mlr``.
     """
 
     network: str
@@ -72,6 +73,7 @@ class Result:
     milliseconds: float
     megabytes: float
     shrinkage: list[float]
+    evaluate_on: str = "test"
 
 
 def compare(
@@ -118,7 +120,10 @@ def compare(
         for network in networks:
             features, seconds = _embed(network, dataset, variants, params, upscaler)
             for whitened in (False, True) if adapt else (False,):
-                result = _measure(network, its_trials, features, whitened, 1000 * seconds / len(variants))
+                result = _measure(
+                    network, its_trials, features, whitened, 1000 * seconds / len(variants),
+                    params.mlr.evaluate_on,
+                )  # fmt: skip
                 logger.info(
                     "%s on %s%s: Rank-1 %.1f, deviation %.1f over %d trials",
                     network.name, dataset, ", adapted" if whitened else "",
@@ -272,6 +277,7 @@ def _measure(
     features: dict[Variant, Features],
     whitened: bool,
     milliseconds: float,
+    evaluate_on: str,
 ) -> Result:
     metrics, shrinkage = [], []
     for trial in trials:
@@ -294,4 +300,5 @@ def _measure(
         milliseconds,
         network.megabytes,
         shrinkage,
+        evaluate_on,
     )
