@@ -21,14 +21,16 @@ TINY: dict[str, dict[str, Any]] = {  # sizes only
         "iterations": 2,
         "batch": 2,
         "patch": 12,
-    }
-    | {"warmup": 1},
+        "milestones": [0.6, 0.8, 0.9],
+        "warmup": 1,
+    },
     "model": {"height": 48, "width": 32, "dimension": 16, "groups": 2, "group_hidden": 8},
-    "train": {"persons_per_batch": 4, "epochs": 1},
+    "train": {"persons_per_batch": 4, "epochs": 1, "learning_rate": 0.002},
     "evaluate": {"examples": 2, "untrained": False},
     "runtime": {"workers": 1},
 }
 _SMALL_SET = {"kind": "synthetic", "images_per_camera": 1, "width": 24, "height": 48, "seed": 0}
+_PERSONS = {"synthetic": 16, "viper": 80, "caviar": 80}
 _MARK = "@@@"
 
 
@@ -90,16 +92,23 @@ def clone(folder: Path, home: Path) -> Checkout:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     _link_environment(folder / ".venv")
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    for section, values in TINY.items():
-        params[section] |= values
-    params["mlr"] |= {"factors": [2], "lr_camera": params["mlr"]["lr_camera"] | {"viper": "c1"}}
-    params["source"]["synthetic"] = _SMALL_SET | {"persons": 16, "cameras": 4}
-    params["source"]["viper"] = _SMALL_SET | {"persons": 80, "cameras": 4}  # drawn: nothing is fetched
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    shrink(folder / "params.yaml")
     checkout = Checkout(folder, home)
     checkout.run(["git add --all", "git commit --quiet --message 'Tiny params'"])
     return checkout
+
+
+def shrink(file: Path) -> None:
+    """Have params.yaml ask for tiny networks, and for drawn sets in place of all that would be fetched."""
+    params = yaml.safe_load(file.read_text())
+    for section, values in TINY.items():
+        params[section] |= values
+    params["mlr"]["factors"] = [2]
+    params["mlr"]["lr_camera"] |= {"viper": "c1", "caviar": "c1"}
+    drawn = {name: _SMALL_SET | {"persons": persons, "cameras": 4} for name, persons in _PERSONS.items()}
+    params["source"] |= drawn
+    params["source"]["pool"]["sets"] = {"one": drawn["synthetic"], "two": drawn["synthetic"] | {"seed": 1}}
+    file.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
 def _link_environment(folder: Path) -> None:
@@ -120,3 +129,7 @@ def set_params(checkout: Checkout, values: Mapping[str, Any]) -> None:
     """Replace top-level values of params.yaml."""
     file = checkout.folder / "params.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values, sort_keys=False))
+
+
+if __name__ == "__main__":
+    shrink(Path("params.yaml"))
