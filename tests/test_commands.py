@@ -1,4 +1,4 @@
-"""Every command and program of the documentation runs, in the order of its page, or a reason stands here."""
+"""Every command and program of the documentation runs, in the order of its page, some in a smaller size."""
 
 import json
 import os
