@@ -62,6 +62,7 @@ def _prune(root: Path, keep: Path) -> None:
             if folder.is_dir()
             and folder != keep
             and locks.enter_context(locked(_lock(folder), "", wait=False))
+            and folder.is_dir()  # still: its run may have ended before the lock was taken
         ]
         idle.sort(reverse=True)
         for rank, (changed, folder) in enumerate(idle, start=1):

@@ -4,12 +4,16 @@ import logging
 import multiprocessing
 import os
 import re
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dgrl.errors import InputError
+from dgrl.files import locked
 from pipeline.work import code, work_folder
 
 FORK = multiprocessing.get_context("fork")
@@ -107,6 +111,22 @@ def test_experiments_in_other_folders_share_the_state_of_their_root(
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
+    assert not states()
+
+
+def test_a_run_that_ends_while_another_looks_for_old_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = interrupted("a")
+
+    @contextmanager
+    def locked_late(path: Path, reason: str, *, wait: bool = True) -> Iterator[bool]:
+        if not wait:  # the other's folder: it ends before its lock is asked for
+            shutil.rmtree(ending)
+        with locked(path, reason, wait=wait) as held:
+            yield held
+
+    monkeypatch.setattr("pipeline.work.locked", locked_late)
+    with work_folder("train@x", "b", []):
+        assert not ending.exists()
     assert not states()
 
 
