@@ -36,7 +36,7 @@ def run_stages() -> None:
     values["source"]["synthetic"] |= {"persons": 60, "width": 32, "height": 64}
     values["mlr"]["factors"], values["rcan"]["scales"], values["sr"]["method"] = [2], [2], "bicubic"
     values["model"] |= {"height": 64, "width": 32, "dimension": 16, "groups": 4}
-    values["train"] |= {"persons_per_batch": 4, "epochs": 2}
+    values["train"] |= {"persons_per_batch": 4, "epochs": 2, "learning_rate": 0.005}
     Path("params.yaml").write_text(yaml.safe_dump(values))
     for code in ("dgrl", "pipeline"):  # whose digest names the folder that a killed run resumes from
         Path(code).symlink_to(Path(__file__).parents[1] / code)

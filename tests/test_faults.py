@@ -36,7 +36,7 @@ TINY: dict[str, dict[str, Any]] = {
         "height": 32, "width": 32, "side_branches": False, "restormer": False, "non_local": False,
         "dimension": 8, "groups": 2, "group_hidden": 8,
     },
-    "train": {"persons_per_batch": 2, "epochs": 2},
+    "train": {"persons_per_batch": 2, "epochs": 2, "learning_rate": 0.005},
     "evaluate": {"examples": 2},
     "runtime": {"log_every": 1, "checkpoint_every": 2, "storage": "file", "workers": 1},
 }  # fmt: skip

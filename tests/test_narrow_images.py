@@ -24,7 +24,13 @@ SMALL = {
     "datasets": ["cuhk03"],
     "rcan": {"features": 16, "groups": 1, "blocks": 1, "iterations": 2, "batch": 2},
     "model": {"backbone": "resnet18", "weights": "none", "height": 64, "width": 32, "dimension": 16},
-    "train": {"epochs": 1, "persons_per_batch": 2, "pairs_per_person": 1, "warmup_epochs": 0},
+    "train": {
+        "epochs": 1,
+        "learning_rate": 0.005,
+        "persons_per_batch": 2,
+        "pairs_per_person": 1,
+        "warmup_epochs": 0,
+    },
 }
 
 

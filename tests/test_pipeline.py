@@ -66,7 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["mlr"]["factors"], params["rcan"]["scales"] = [2], [2]
     params["rcan"] |= {"iterations": 10, "warmup": 2, "features": 16}
     params["model"] |= {"height": 32, "width": 32, "dimension": 16, "groups": 4}
-    params["train"] |= {"persons_per_batch": 4, "epochs": 12}
+    params["train"] |= {"persons_per_batch": 4, "epochs": 12, "learning_rate": 0.005}
     params["runtime"] |= {"checkpoint_every": 4, "log_every": 4}
     params["evaluate"]["rerank"] = True
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

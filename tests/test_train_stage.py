@@ -35,7 +35,7 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Params]:
     values["sr"]["method"] = "bicubic"
     values["model"] |= dict.fromkeys(("restormer", "non_local", "side_branches", "galn"), False)
     values["model"] |= {"height": 32, "width": 32}
-    values["train"] |= {"persons_per_batch": 4, "epochs": 3, "held_out": 0.25}
+    values["train"] |= {"persons_per_batch": 4, "epochs": 3, "learning_rate": 0.005, "held_out": 0.25}
     values["train"] |= {"eval_every": 1, "keep": "best", "ema_decay": 0.5}
     values["evaluate"] |= {"examples": 0, "untrained": False}
     with pytest.MonkeyPatch.context() as patch:
