@@ -1,4 +1,4 @@
-"""Images in, embeddings out: the door for other programs."""
+"""A trained network on images of arrays or tensors: resize, normalise, embed, on the CPU or the GPUs."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgrl.errors import InputError
+from dgrl.evaluation.norms import require_norms
 from dgrl.image_bank import resize
 from dgrl.images import Image, check_images
 from dgrl.model.inputs import normalise
@@ -86,12 +86,12 @@ class Extractor:
 
         Raises:
             InputError: naming the index of the first that is no such array: floats, gray, RGBA, channels
-                first, empty; or the first whose embedding is 0 or NaN.
+                first, empty; or of the first whose embedding is 0 or not finite.
         """
         check_images(images)
         if not images:
             blank = torch.zeros(1, 3, self.height, self.width, dtype=torch.uint8)
-            return self.embed_tensor(blank, stream)[:0]
+            return self.embed_tensor(blank, stream)[:0]  # [0, D]
         resized = np.stack([resize(image, self.height, self.width) for image in images])
         return self.embed_tensor(torch.from_numpy(resized).permute(0, 3, 1, 2), stream)
 
@@ -101,13 +101,8 @@ class Extractor:
         batches = (images[start : start + self.batch].numpy(force=True) for start in starts)
         parts = track(self._parts(batches, stream, len(starts)), f"embed {stream}", len(starts), "batch")
         embeddings = np.concatenate(list(parts))
-        norms = np.linalg.norm(embeddings, axis=1)
-        if (wrong := ~(norms > 0)).any():  # or NaN
-            image = int(np.argmax(wrong))
-            raise InputError(
-                f"the network's embedding of image {image} has the norm {norms[image]}: nothing tells it "
-                "from others; train the network again, with a lower train.learning_rate"
-            )
+        remedy = "train the network again, with a lower train.learning_rate"
+        require_norms(np.linalg.norm(embeddings, axis=1), 0, remedy)
         return embeddings
 
     def _parts(

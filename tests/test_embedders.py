@@ -128,6 +128,13 @@ def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
     assert parse_model("a/b.onnx") == (Path("a/b.onnx"), None)
 
 
+def test_an_image_that_a_network_embeds_as_zeros_is_named(tmp_path: Path) -> None:
+    network = load_embedder(channel_means(tmp_path / "means.onnx", ["N", 3, 32, 16]), "rgb")
+    black = np.zeros((32, 16, 3), np.uint8)
+    with pytest.raises(InputError, match=r"embedding of image 2 has the norm 0\.0; check the network"):
+        network.embed([*images(2), black, black], "hr")
+
+
 def test_a_trained_network_has_a_stem_for_each_resolution(tmp_path: Path) -> None:
     params = ModelParams(backbone="resnet18", weights="none", height=64, width=32, dimension=16, groups=4)
     torch.manual_seed(0)

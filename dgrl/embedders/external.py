@@ -13,6 +13,7 @@ from dgrl.datasets.archive import require_readable
 from dgrl.embedders.preprocessing import Preprocessing, choose, input_size, prepare
 from dgrl.embedders.protocol import Resolution
 from dgrl.errors import InputError
+from dgrl.evaluation.norms import require_norms
 from dgrl.extras import package
 from dgrl.files import sha256
 from dgrl.images import Image, check_images
@@ -176,12 +177,7 @@ def _parse(path: Path, entry: str) -> Preprocessing:
 def _unit(outputs: Floats, start: int) -> Floats:
     """Rows of unit length."""
     norms = np.linalg.norm(outputs.astype(np.float64), axis=1, keepdims=True)
-    wrong = ~(np.isfinite(norms) & (norms > 0))
-    if wrong.any():
-        raise InputError(
-            f"the embedding of image {start + int(np.argmax(wrong))} has the norm "
-            f"{float(norms[wrong][0])}; check the network and its preprocessing"
-        )
+    require_norms(norms[:, 0], start, "check the network and its preprocessing")
     return np.asarray(outputs / norms, np.float32)
 
 
