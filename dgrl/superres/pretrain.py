@@ -31,9 +31,7 @@ from dgrl.random import named_generator, named_seed
 from dgrl.superres.params import LESS_MEMORY, RcanParams
 from dgrl.tables import read_keys
 
-FROM_CHILD = ("rcan.safetensors", "metrics.json", "loss.csv")
-
-
+_FROM_CHILD = ("rcan.safetensors", "metrics.json", "loss.csv")  # what basicsr's process writes
 _GAMMA = 0.5  # learning rate's factor at a milestone, as in RCAN
 _BETAS = [0.9, 0.99]  # Adam's, as in basicsr's option files for RCAN
 _ITERATIONS_PER_EPOCH = 1000  # basicsr's epoch only sets how often it shuffles
@@ -89,7 +87,7 @@ def pretrain(
     option_file.write_text(yaml.safe_dump(settings, sort_keys=False))
     _run_child(option_file, run / "log.txt", f"RCAN x{scale}", params.iterations)
     with atomic_folder(output) as building:
-        for name in FROM_CHILD:
+        for name in _FROM_CHILD:
             shutil.copyfile(Path(settings["output"]) / name, building / name)
         chosen = params.model_dump(mode="json", exclude={"scales"}) | how._asdict()
         (building / "options.json").write_text(json.dumps(chosen) + "\n")

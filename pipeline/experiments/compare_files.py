@@ -51,10 +51,10 @@ def markdown(results: Sequence[Result]) -> str:
         ]
         table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
         measured_on = chosen[0].evaluate_on
-        persons = "" if measured_on == "test" else f"mlr.evaluate_on: {measured_on}, "
+        not_the_test = "" if measured_on == "test" else f"mlr.evaluate_on: {measured_on}, "
         parts.append(
-            f"{dataset}, {chosen[0].trials} trials, {persons}percent, mean ± standard deviation over trials; "
-            f"Rank-k is single-shot.\n\n{table}\n"
+            f"{dataset}, {chosen[0].trials} trials, {not_the_test}percent, mean ± standard deviation over "
+            f"trials; Rank-k is single-shot.\n\n{table}\n"
         )
     return "\n".join(parts)
 
