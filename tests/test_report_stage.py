@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from browser import CHROMIUM, Browser
+from test_report_browser import HIDDEN, WIDER
 
 from dgrl.model.network import DGRL
 from dgrl.superres.pretrain import publish_nothing
@@ -89,6 +91,16 @@ def test_the_calibration_stands_in_a_table_with_its_intervals(folder: Path, page
         names = ["ece", *(f"tpr_at_1e-2{end}" for end in ("", "_low", "_high"))]
         cells = "".join(f"<td>{found[name]:.1f}</td>" for name in names)
         assert f'<th scope="row">{row}</th>{cells}' in table
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt install chromium)")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_of_a_runs_report_is_cut_off(browser: Browser, folder: Path, page: str, width: int) -> None:
+    assert "Same person or not" in page
+    browser.open(folder / f"data/{DATASET}/eval/report.html", width, "light")
+    browser.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert browser.evaluate(WIDER) == []
+    assert browser.evaluate(HIDDEN) == []
 
 
 def test_there_is_a_row_for_each_factor_and_camera_pair(page: str) -> None:
