@@ -13,8 +13,8 @@ from dgrl.mlr.protocol import plan_split
 from dgrl.tables import read_keys
 from pipeline.download import local_archive
 from pipeline.params import Params
-from pipeline.paths import Paths, located, outside
-from pipeline.pretrain_sr import has_lr_to_restore
+from pipeline.paths import Paths, exists, located, outside
+from pipeline.pretrain_sr import has_lr_to_restore, rcan_weights
 from pipeline.results import forgotten_persons, official_splits
 
 
@@ -107,6 +107,14 @@ def _missing_files(dataset: str, params: Params) -> list[str]:
         problems.append(
             f"model.weights = {weights!r}: there is no such file; allowed: imagenet, none, or a file"
         )
+    if params.rcan.weights is not None and params.sr.method == "rcan" and has_lr_to_restore(dataset, params):
+        files = [rcan_weights(params.rcan.weights, scale) for scale in params.rcan.scales]
+        problems += [
+            f"rcan.weights = {params.rcan.weights!r}: there is no file {file}; give a folder with an RCAN of "
+            "each of rcan.scales, or null to train them"
+            for file in files
+            if not exists(file)
+        ]
     name = f"source.{dataset}"
     parts = {name: source}
     if isinstance(source, PoolParams):
@@ -133,6 +141,8 @@ def _too_few_or_small(training: pd.DataFrame, dataset: str, params: Params) -> l
     if params.sr.method == "rcan" and has_lr_to_restore(dataset, params):
         if missing := sorted(set(params.mlr.factors) - set(params.rcan.scales)):
             problems.append(f"mlr.factors has {missing[0]}, but rcan.scales has not; add it there")
+        if params.rcan.weights is not None:
+            return problems
         sides = training[["width", "height"]].min(axis="columns")
         fitting = training.person_id[sides >= params.rcan.patch].nunique()
         if fitting < 2:

@@ -21,7 +21,7 @@ Memo = dict[str, list[Any]]  # path: its state when it was last read, and its di
 
 
 def inputs(dataset: str) -> None:
-    """Write ``data/<dataset>/inputs/source.json`` and ``weights.json``: digests by param.
+    """Write ``data/<dataset>/inputs/source.json``, ``rcan.json`` and ``weights.json``: digests by param.
 
     Raises:
         InputError: if params.yaml is no mapping of sections.
@@ -33,11 +33,14 @@ def inputs(dataset: str) -> None:
     files = _files(_section(_section(params, "source"), dataset), dataset)
     if (forgotten := outside(str(paths.forgotten))).exists():
         files["forgotten"] = forgotten
-    named = _section(params, "model").get("weights")
-    weights = outside(named if isinstance(named, str) else "none")
-    is_file = exists(weights) and weights.is_file()
-    _write(paths.inputs("source"), {key: _digest(path, memo, seen) for key, path in files.items()})
-    _write(paths.inputs("weights"), {"weights": _digest(weights, memo, seen)} if is_file else {})
+    network, rcans = _weights(params, "model"), _weights(params, "rcan")
+    outer = {
+        "source": files,
+        "rcan": {file.parent.name: file for file in sorted(rcans.glob("x*/rcan.safetensors"))},
+        "weights": {"weights": network} if os.path.isfile(network) else {},  # noqa: PTH113 (as exists)
+    }
+    for name, found in outer.items():
+        _write(paths.inputs(name), {key: _digest(path, memo, seen) for key, path in found.items()})
     if seen != memo:
         _write(memo_file, seen)
 
@@ -53,6 +56,12 @@ def _files(source: dict[str, Any], name: str) -> dict[str, Path]:
     for part in sets:
         files |= {f"sets.{part}.{key}": path for key, path in _files(_section(sets, part), part).items()}
     return files
+
+
+def _weights(params: dict[str, Any], section: str) -> Path:
+    """What the ``weights`` of a section name; of no file, if they are no name."""
+    named = _section(params, section).get("weights")
+    return outside(named if isinstance(named, str) else "none")
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Paths:
         return self.root / "eval"
 
     def inputs(self, what: str) -> Path:
-        """Digests of what lies outside of the project: source or weights."""
+        """Digests of what lies outside of the project: source, rcan or weights."""
         return self.root / f"inputs/{what}.json"
 
     def mlr(self, table: str) -> Path:

@@ -1,9 +1,11 @@
 """Stage pretrain_sr: RCAN of one scale, trained on the HR training images."""
 
+from pathlib import Path
+
 from dgrl.errors import InputError
-from dgrl.superres.pretrain import large_enough, pretrain, publish_nothing
+from dgrl.superres.pretrain import large_enough, pretrain, publish_nothing, publish_trained
 from pipeline.params import Params
-from pipeline.paths import Paths
+from pipeline.paths import Paths, outside
 from pipeline.work import code, work_folder
 
 
@@ -11,7 +13,7 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     """Write ``data/<dataset>/rcan/x<scale>``; returns PSNR and SSIM on held-out training persons.
 
     A dataset whose LR images are real has none to restore (IV-C), but for training twins: nothing is trained,
-    the files say so, and the result is empty.
+    the files say so, and the result is empty. So it is where ``rcan.weights`` has networks, which are copied.
     """
     if scale not in params.rcan.scales:
         allowed = ", ".join(map(str, params.rcan.scales))
@@ -23,9 +25,12 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     if not has_lr_to_restore(dataset, params):
         publish_nothing(paths.rcan(scale), f"{dataset}'s LR images are real (mlr.real_lr)")
         return {}
+    if params.rcan.weights is not None:
+        publish_trained(paths.rcan(scale), rcan_weights(params.rcan.weights, scale))
+        return {}
     table = paths.mlr("train_hr")
     how = params.mlr.degradation
-    settings = params.rcan.model_dump_json(exclude={"scales"})  # another scale changes nothing of this one's
+    settings = params.rcan.model_dump_json(exclude={"scales", "weights"})  # others change nothing of this one
     files = [table, *code("pretrain_sr", dataset)]
     for each in params.datasets:  # now, not when hours have gone into this one
         if has_lr_to_restore(each, params) and (split := Paths(each).mlr("train_hr")).exists():
@@ -37,3 +42,8 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
 def has_lr_to_restore(dataset: str, params: Params) -> bool:
     """Whether a dataset has LR images that were made of HR ones."""
     return dataset not in params.mlr.real_lr or params.mlr.training_pairs == "twin"
+
+
+def rcan_weights(folder: str, scale: int) -> Path:
+    """The file of a scale in the folder that ``rcan.weights`` names."""
+    return outside(f"{folder}/x{scale}/rcan.safetensors")

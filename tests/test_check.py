@@ -90,6 +90,7 @@ def test_the_keys_are_those_that_download_writes(project: Path, name: str) -> No
         ),
         ("rcan", {"patch": 48}, "rcan.patch = 48 fits into images of 0 training persons"),
         ("rcan", {"scales": [2, 3]}, "mlr.factors has 4, but rcan.scales has not"),
+        ("rcan", {"weights": "nowhere"}, "rcan.weights = 'nowhere': there is no file nowhere/x2"),
         ("mlr", {"lr_camera": {"own": "door"}}, "mlr.lr_camera.own = 'door' is no camera of own"),
         ("model", {"weights": "nowhere.pth"}, "model.weights = 'nowhere.pth': there is no such file"),
         ("source", {"own": {"kind": "folder", "root": "gone", "pattern": PATTERN}}, "gone does not exist"),
@@ -113,6 +114,13 @@ def test_real_lr_images_need_no_rcan_but_for_twins(project: Path) -> None:
     check("own", params(mlr=real, rcan={"patch": 48}))
     with pytest.raises(InputError, match=r"rcan\.patch = 48"):
         check("own", params(mlr=real | {"training_pairs": "twin"}, rcan={"patch": 48}))
+
+
+def test_rcans_trained_before_want_no_patch_of_these_images(project: Path) -> None:
+    for scale in (2, 3, 4):
+        Path(f"before/x{scale}").mkdir(parents=True)
+        Path(f"before/x{scale}/rcan.safetensors").touch()
+    check("own", params(rcan={"patch": 48, "weights": "before"}))
 
 
 def test_a_file_that_is_no_image_is_named(project: Path) -> None:

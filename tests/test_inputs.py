@@ -56,6 +56,17 @@ def test_names_that_are_no_files_have_no_digest(project: Path) -> None:
     assert digests(source, "imagenet") == {"source": {}, "weights": {}}
 
 
+def test_the_rcans_trained_before_have_theirs_by_scale(project: Path) -> None:
+    for name in ("x2/rcan.safetensors", "x2/metrics.json", "x3/rcan.safetensors"):
+        (project / "rcan" / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / "rcan" / name).write_text(name)
+    params = {"datasets": ["own"], "source": {"own": {}}, "rcan": {"weights": "../rcan"}}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    inputs("own")
+    found = json.loads(Path("data/own/inputs/rcan.json").read_text())
+    assert found == {scale: sha256(project / f"rcan/{scale}/rcan.safetensors") for scale in ("x2", "x3")}
+
+
 def test_a_person_who_was_forgotten_changes_the_digests(project: Path) -> None:
     source = {"kind": "folder", "root": "../images"}
     before = digests(source)["source"]

@@ -155,6 +155,7 @@ def test_an_edit_reruns_the_stages_that_import_the_file(project: Path, file: str
         ("workers: null", "workers: 1", set()),
         ("cache: null", "cache: elsewhere", set()),
         ("method: rcan", "method: bicubic", SR_STAGES),
+        ("  weights: null", "  weights: elsewhere", {"pretrain_sr@synthetic-2"}),
         ("  scales:\n  - 2\n", "  scales:\n  - 2\n  - 8\n", {"pretrain_sr@synthetic-8", "cache_sr"}),
     ],
 )

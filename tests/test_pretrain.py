@@ -1,5 +1,6 @@
 """RCAN by basicsr on small made images."""
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -130,9 +131,7 @@ def test_the_patch_is_checked_for_every_dataset_before_one_is_trained(
     narrow = [image_row(smooth_image(person, width=16), person, "a") for person in range(4)]
     write_table(Path("data/viper/mlr/train_hr"), narrow)
     shutil.copy(PARAMS_FILE.with_name("dvc.yaml"), "dvc.yaml")
-    real = {
-        "mlr": values["mlr"] | {"real_lr": ["viper"], "training_pairs": "twin"}
-    }  # whose twins it restores
+    real = {"mlr": values["mlr"] | {"real_lr": ["viper"], "training_pairs": "twin"}}  # it restores twins
     with pytest.raises(InputError, match=r"of data/viper/mlr/train_hr"):
         pretrain_sr("synthetic", 2, Params.parse(values | real, ""))
     with pytest.raises(InputError, match=r"patch = 24 fits .* of data/viper/mlr/train_hr.*at most 12"):
@@ -157,6 +156,26 @@ def test_real_lr_images_want_no_rcan_but_for_training_twins(
     monkeypatch.setattr("pipeline.pretrain_sr.pretrain", lambda *_: {"psnr": 30.0})
     assert pretrain_sr("caviar", 2, Params.parse(values, "")) == ({"psnr": 30.0} if wanted else {})
     assert Path("data/caviar/rcan/x2/rcan.safetensors").exists() == (not wanted)
+
+
+def test_rcans_trained_before_are_taken_as_they_are(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = load_params(PARAMS_FILE).model_dump()
+    values["rcan"] |= {"weights": "before"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    shutil.copytree(trained, "before/x3")
+    params, published = Params.parse(values, ""), Path("data/synthetic/rcan/x3")
+    assert pretrain_sr("synthetic", 3, params) == {}
+    weights = (trained / "rcan.safetensors").read_bytes()
+    assert (published / "rcan.safetensors").read_bytes() == weights
+    digest = hashlib.sha256(weights).hexdigest()
+    assert json.loads((published / "options.json").read_text()) == {"weights_sha256": digest}
+    assert (published / "metrics.json").read_text() == "{}\n"  # those of other persons say nothing here
+    with pytest.raises(InputError, match=r"before/x2/rcan\.safetensors does not exist; give a folder"):
+        pretrain_sr("synthetic", 2, params)
+    assert not Path("data/synthetic/rcan/x2").exists()
 
 
 # ---- the held-out persons --------------------------------------------------------------------------
@@ -287,7 +306,7 @@ def test_training_publishes_weights_metrics_and_the_loss(trained: Path, train_hr
         "rcan.safetensors",
     ]
     assert json.loads((trained / "options.json").read_text()) == {
-        **PARAMS.model_dump(mode="json", exclude={"scales"}),
+        **PARAMS.model_dump(mode="json", exclude={"scales", "weights"}),
         "kernel": "area",
         "jpeg_quality": 0,
     }

@@ -23,8 +23,8 @@ import pandas as pd
 import yaml
 from safetensors.numpy import save_file
 
-from dgrl.errors import InputError, WorkerError
-from dgrl.files import atomic_folder
+from dgrl.errors import InputError, MissingError, WorkerError
+from dgrl.files import atomic_folder, sha256
 from dgrl.mlr.degrade import RECIPES, Degradation
 from dgrl.progress import progress
 from dgrl.random import named_generator, named_seed
@@ -89,7 +89,7 @@ def pretrain(
     with atomic_folder(output) as building:
         for name in _FROM_CHILD:
             shutil.copyfile(Path(settings["output"]) / name, building / name)
-        chosen = params.model_dump(mode="json", exclude={"scales"}) | how._asdict()
+        chosen = params.model_dump(mode="json", exclude={"scales", "weights"}) | how._asdict()
         (building / "options.json").write_text(json.dumps(chosen) + "\n")
     metrics: dict[str, float] = json.loads((output / "metrics.json").read_text())
     if metrics["gain_psnr"] < 0:
@@ -106,9 +106,36 @@ def publish_nothing(output: Path, reason: str) -> None:
     """The files of a scale where there is nothing to restore: no tensors, no metrics, no curve."""
     with atomic_folder(output) as building:
         save_file({}, building / "rcan.safetensors", {"not trained": reason})
-        (building / "options.json").write_text(json.dumps({"not trained": reason}) + "\n")
-        (building / "metrics.json").write_text("{}\n")
-        (building / "loss.csv").write_text("iteration,loss\n")
+        _write_untrained(building, {"not trained": reason})
+
+
+def publish_trained(output: Path, weights: Path) -> None:
+    """The files of a scale whose RCAN was trained before: its weights and their digest, no metrics, no curve.
+
+    Args:
+        output: the folder to publish.
+        weights: another such folder's ``rcan.safetensors``.
+
+    Raises:
+        MissingError: if there is no such file.
+        InputError: if it cannot be read.
+    """
+    with atomic_folder(output) as building:
+        try:
+            shutil.copyfile(weights, building / "rcan.safetensors")
+        except FileNotFoundError:
+            raise MissingError(
+                f"{weights} does not exist; give a folder with an RCAN of each scale"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{weights} cannot be read ({error.strerror or error})") from None
+        _write_untrained(building, {"weights_sha256": sha256(building / "rcan.safetensors")})
+
+
+def _write_untrained(building: Path, options: dict[str, str]) -> None:
+    (building / "options.json").write_text(json.dumps(options) + "\n")
+    (building / "metrics.json").write_text("{}\n")
+    (building / "loss.csv").write_text("iteration,loss\n")
 
 
 def options(
