@@ -120,8 +120,8 @@ def pretrain_sr(
     """Train RCAN of one scale with basicsr on the HR training images, into data/<dataset>/rcan.
 
     Some training persons are held out to measure PSNR and SSIM against bicubic interpolation; test persons
-    are never seen. Nothing is trained where sr.method is not rcan, or for a dataset of mlr.real_lr.
-    Parameters: rcan, sr.method, mlr.real_lr.
+    are never seen. Nothing is trained where sr.method is not rcan, where rcan.weights has networks, or for a
+    dataset of mlr.real_lr. Parameters: rcan, sr.method, mlr.real_lr.
     """
     from pipeline.pretrain_sr import pretrain_sr as run
 
@@ -130,7 +130,7 @@ def pretrain_sr(
         line = "%s x%d: PSNR (RGB, border 0) %.2f dB, bicubic %.2f; (Y, border %d) %.2f dB, bicubic %.2f"
         logger.info(line, dataset, scale, *shown[:2], scale, *shown[2:])
     else:
-        logger.info("%s x%d: no RCAN is wanted, so none is trained", dataset, scale)
+        logger.info("%s x%d: no RCAN is to be trained", dataset, scale)
 
 
 @app.command("cache-sr")

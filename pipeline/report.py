@@ -95,7 +95,7 @@ def write_report(folder: Path, paths: Paths, found: Evaluation, model: DGRL, par
 def _summary(found: Evaluation, left_out: int) -> str:
     query, gallery = found.query_bank.keys, found.gallery_bank.keys
     text = (
-        f"{len(query):,} super-resolved queries of {query.person_id.nunique():,} persons by camera "
+        f"{len(query):,} low-resolution queries of {query.person_id.nunique():,} persons by camera "
         f"{', '.join(_few(query.camera_id))} against {len(gallery):,} high-resolution gallery images by "
         f"{', '.join(_few(gallery.camera_id))}."
     )

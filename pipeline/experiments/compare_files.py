@@ -51,9 +51,10 @@ def markdown(results: Sequence[Result]) -> str:
         ]
         table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
         measured_on = chosen[0].evaluate_on
+        trials = f"{chosen[0].trials} trial{'s' if chosen[0].trials > 1 else ''}"
         not_the_test = "" if measured_on == "test" else f"mlr.evaluate_on: {measured_on}, "
         parts.append(
-            f"{dataset}, {chosen[0].trials} trials, {not_the_test}percent, mean ± standard deviation over "
+            f"{dataset}, {trials}, {not_the_test}percent, mean ± standard deviation over "
             f"trials; Rank-k is single-shot.\n\n{table}\n"
         )
     return "\n".join(parts)
