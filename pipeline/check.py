@@ -10,10 +10,11 @@ from dgrl.datasets.pool import PoolParams
 from dgrl.errors import InputError
 from dgrl.images import image_size
 from dgrl.mlr.protocol import plan_split
+from dgrl.superres.upscale import load_rcan
 from dgrl.tables import read_keys
 from pipeline.download import local_archive
 from pipeline.params import Params
-from pipeline.paths import Paths, exists, located, outside
+from pipeline.paths import Paths, located, outside
 from pipeline.pretrain_sr import has_lr_to_restore, rcan_weights
 from pipeline.results import forgotten_persons, official_splits
 
@@ -108,13 +109,11 @@ def _missing_files(dataset: str, params: Params) -> list[str]:
             f"model.weights = {weights!r}: there is no such file; allowed: imagenet, none, or a file"
         )
     if params.rcan.weights is not None and params.sr.method == "rcan" and has_lr_to_restore(dataset, params):
-        files = [rcan_weights(params.rcan.weights, scale) for scale in params.rcan.scales]
-        problems += [
-            f"rcan.weights = {params.rcan.weights!r}: there is no file {file}; give a folder with an RCAN of "
-            "each of rcan.scales, or null to train them"
-            for file in files
-            if not exists(file)
-        ]
+        for scale in params.rcan.scales:
+            try:
+                load_rcan(rcan_weights(params.rcan.weights, scale), scale)
+            except InputError as error:
+                problems.append(f"rcan.weights: {error}; null trains RCANs of the set's own")
     name = f"source.{dataset}"
     parts = {name: source}
     if isinstance(source, PoolParams):

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from small_network import write_rcan
 
 from dgrl.errors import InputError
 from dgrl.tables import read_keys
@@ -90,7 +91,7 @@ def test_the_keys_are_those_that_download_writes(project: Path, name: str) -> No
         ),
         ("rcan", {"patch": 48}, "rcan.patch = 48 fits into images of 0 training persons"),
         ("rcan", {"scales": [2, 3]}, "mlr.factors has 4, but rcan.scales has not"),
-        ("rcan", {"weights": "nowhere"}, "rcan.weights = 'nowhere': there is no file nowhere/x2"),
+        ("rcan", {"weights": "nowhere"}, r"rcan.weights: nowhere/x2/rcan.safetensors does not exist"),
         ("mlr", {"lr_camera": {"own": "door"}}, "mlr.lr_camera.own = 'door' is no camera of own"),
         ("model", {"weights": "nowhere.pth"}, "model.weights = 'nowhere.pth': there is no such file"),
         ("source", {"own": {"kind": "folder", "root": "gone", "pattern": PATTERN}}, "gone does not exist"),
@@ -118,9 +119,15 @@ def test_real_lr_images_need_no_rcan_but_for_twins(project: Path) -> None:
 
 def test_rcans_trained_before_want_no_patch_of_these_images(project: Path) -> None:
     for scale in (2, 3, 4):
-        Path(f"before/x{scale}").mkdir(parents=True)
-        Path(f"before/x{scale}/rcan.safetensors").touch()
-    check("own", params(rcan={"patch": 48, "weights": "before"}))
+        write_rcan(Path("before"), scale)
+    before = {"patch": 48, "weights": "before"}
+    check("own", params(rcan=before))
+    shutil.copy("before/x2/rcan.safetensors", "before/x3/rcan.safetensors")
+    with pytest.raises(InputError, match=r"rcan.weights: before/x3/rcan.safetensors is an RCAN x2, not x3"):
+        check("own", params(rcan=before))
+    Path("before/x3/rcan.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"rcan.weights: before/x3/rcan.safetensors is damaged"):
+        check("own", params(rcan=before))
 
 
 def test_a_file_that_is_no_image_is_named(project: Path) -> None:
