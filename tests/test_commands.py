@@ -86,6 +86,8 @@ RUN = {
             "protocol.py": "protocol.py --trials 2",
             "dgrl preset pool": "dgrl preset pool && python tests/checkout.py",
             "dgrl preset synthetic": "dgrl preset synthetic && python tests/checkout.py",
+            "dgrl preset viper-fine-tune": "dgrl preset viper-fine-tune && python tests/checkout.py",
+            "range(0,10)": "range(0,2)",
         },
     ),
     "docs/scaling.md": Page(

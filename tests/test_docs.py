@@ -13,7 +13,7 @@ import yaml
 from marks import with_part
 
 from pipeline.experiments.compare import Result
-from pipeline.experiments.compare_files import markdown
+from pipeline.experiments.compare_files import markdown, mean_and_deviation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")]
@@ -49,6 +49,23 @@ def test_the_results_are_those_of_the_measurements(name: str) -> None:
 def test_the_tables_of_the_protocol_are_those_of_the_measurements() -> None:
     protocol, page = script("protocol"), (ROOT / "docs/results.md").read_text()
     assert with_part(page, "protocol", protocol.tables(protocol.load())) == page
+
+
+def test_the_tables_of_experiments_are_those_of_their_runs() -> None:
+    runs, page = script("runs"), (ROOT / "docs/results.md").read_text()
+    for name in ("fine-tuned",):
+        found = json.loads((ROOT / f"docs/results/{name}.json").read_text())
+        assert with_part(page, name, runs.table(found)) == page
+
+
+def test_the_readmes_rows_are_those_of_the_measurements() -> None:
+    pooled = [Result(**each) for each in json.loads((ROOT / "docs/results/pooled.json").read_text())]
+    tuned = script("runs").table(json.loads((ROOT / "docs/results/fine-tuned.json").read_text()))
+    names = ("rank1", "rank5", "rank10", "mAP")
+    rows = [[mean_and_deviation(each, name) for name in names] for each in pooled if each.dataset == "viper"]
+    rows.append([cell.strip() for cell in tuned.splitlines()[2].split("|")[3:7]])
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
