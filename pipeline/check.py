@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from dgrl.datasets import folder
+from dgrl.datasets.archive import require_readable
 from dgrl.datasets.pool import PoolParams
 from dgrl.errors import InputError
 from dgrl.images import image_size
@@ -110,8 +111,10 @@ def _missing_files(dataset: str, params: Params) -> list[str]:
         )
     if params.rcan.weights is not None and params.sr.method == "rcan" and has_lr_to_restore(dataset, params):
         for scale in params.rcan.scales:
+            file = rcan_weights(params.rcan.weights, scale)
             try:
-                load_rcan(rcan_weights(params.rcan.weights, scale), scale)
+                require_readable(file)
+                load_rcan(file, scale)
             except InputError as error:
                 problems.append(f"rcan.weights: {error}; null trains RCANs of the set's own")
     name = f"source.{dataset}"

@@ -34,9 +34,10 @@ def inputs(dataset: str) -> None:
     if (forgotten := outside(str(paths.forgotten))).exists():
         files["forgotten"] = forgotten
     network, rcans = _weights(params, "model"), _weights(params, "rcan")
+    restoring = sorted(rcans.glob("x*/rcan.safetensors")) if exists(rcans) else []
     outer = {
         "source": files,
-        "rcan": {file.parent.name: file for file in sorted(rcans.glob("x*/rcan.safetensors"))},
+        "rcan": {file.parent.name: file for file in restoring},
         "weights": {"weights": network} if os.path.isfile(network) else {},  # noqa: PTH113 (as exists)
     }
     for name, found in outer.items():

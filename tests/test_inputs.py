@@ -64,6 +64,10 @@ def test_the_rcans_trained_before_have_theirs_by_scale(project: Path) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params))
     inputs("own")
     found = json.loads(Path("data/own/inputs/rcan.json").read_text())
+    for none in ("a\0b", "a" * 5000, "", ["../rcan"]):
+        Path("params.yaml").write_text(yaml.safe_dump(params | {"rcan": {"weights": none}}))
+        inputs("own")
+        assert Path("data/own/inputs/rcan.json").read_text() == "{}\n"
     assert found == {scale: sha256(project / f"rcan/{scale}/rcan.safetensors") for scale in ("x2", "x3")}
 
 

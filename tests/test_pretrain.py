@@ -24,7 +24,7 @@ from dgrl.errors import InputError
 from dgrl.images import Image, decode
 from dgrl.mlr.degrade import degradation
 from dgrl.superres.params import RcanParams
-from dgrl.superres.pretrain import held_out, options, pretrain
+from dgrl.superres.pretrain import held_out, options, pretrain, publish_trained
 from dgrl.superres.upscale import load_rcan
 from dgrl.tables import read_rows, write_table
 from pipeline.params import Params, load_params
@@ -164,17 +164,18 @@ def test_rcans_trained_before_are_taken_as_they_are(
     values = load_params(PARAMS_FILE).model_dump()
     values["rcan"] |= {"weights": "before"}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     shutil.copytree(trained, "before/x3")
-    params, published = Params.parse(values, ""), Path("data/synthetic/rcan/x3")
+    params = Params.parse(values, "")
     assert pretrain_sr("synthetic", 3, params) == {}
-    weights = (trained / "rcan.safetensors").read_bytes()
+    weights, published = (trained / "rcan.safetensors").read_bytes(), Path("data/synthetic/rcan/x3")
     assert (published / "rcan.safetensors").read_bytes() == weights
-    digest = hashlib.sha256(weights).hexdigest()
-    assert json.loads((published / "options.json").read_text()) == {"weights_sha256": digest}
+    options = json.loads((published / "options.json").read_text())
+    assert options == {"weights_sha256": hashlib.sha256(weights).hexdigest()}
     assert (published / "metrics.json").read_text() == "{}\n"  # those of other persons say nothing here
     with pytest.raises(InputError, match=r"before/x2/rcan\.safetensors does not exist; give a folder"):
         pretrain_sr("synthetic", 2, params)
+    with pytest.raises(InputError, match=r"cannot be read \(embedded null"):
+        publish_trained(Path("data/synthetic/rcan/x2"), Path("a\0b"))
     assert not Path("data/synthetic/rcan/x2").exists()
 
 

@@ -127,8 +127,8 @@ def publish_trained(output: Path, weights: Path) -> None:
             raise MissingError(
                 f"{weights} does not exist; give a folder with an RCAN of each scale"
             ) from None
-        except OSError as error:
-            raise InputError(f"{weights} cannot be read ({error.strerror or error})") from None
+        except (OSError, ValueError) as error:  # a path with a null character
+            raise InputError(f"{str(weights)!r} cannot be read ({error}); correct the path") from None
         _write_untrained(building, {"weights_sha256": sha256(building / "rcan.safetensors")})
 
 
