@@ -17,7 +17,7 @@ import typer
 from marks import write_part
 
 from dgrl.files import atomic_file
-from pipeline.experiments.ablate import experiments, flat_params
+from pipeline.experiments.ablate import experiments, flat_params, state_of
 from pipeline.experiments.table import as_text, dataset_metrics
 
 PAGE = Path(__file__).with_name("results.md")
@@ -42,7 +42,7 @@ def read(shown: Sequence[Mapping[str, Any]], dataset: str) -> list[Run]:
     committed = flat_params(commit["data"])
     runs = []
     for experiment in commit["experiments"] or []:
-        if (experiment["executor"] or {"state": "success"})["state"] != "success":
+        if state_of(experiment) != "success":
             continue
         data = experiment["revs"][0]["data"]
         params = flat_params(data)

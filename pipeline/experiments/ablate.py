@@ -87,6 +87,11 @@ def experiment_names(shown: list[dict[str, Any]]) -> set[str]:
     return {experiment["name"] for commit in shown for experiment in commit["experiments"] or []}
 
 
+def state_of(experiment: Mapping[str, Any]) -> str:
+    """``success``, or what DVC's queue says of an experiment; one that was not queued has finished."""
+    return (experiment["executor"] or {}).get("state") or "success"
+
+
 def flat_params(data: Mapping[str, Any]) -> dict[str, Any]:
     """The params of params.yaml by dotted name in what ``dvc exp show`` has of a commit or experiment."""
     return dict(flat(data.get("params", {}).get("params.yaml", {}).get("data", {})))

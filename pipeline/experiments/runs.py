@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.experiments.ablate import experiments, flat_params
+from pipeline.experiments.ablate import experiments, flat_params, state_of
 from pipeline.experiments.table import as_text, dataset_metrics
 
 WIDTH = 80  # characters, where there is no terminal
@@ -44,7 +44,7 @@ def _rows(shown: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         base = flat_params(commit["data"] or {})
         yield from _row(commit.get("name") or commit["rev"][:7], commit["data"] or {}, base, "")
         for experiment in commit["experiments"] or []:
-            state = (experiment["executor"] or {}).get("state") or "success"
+            state = state_of(experiment)
             data = experiment["revs"][0]["data"] or {}
             yield from _row(experiment["name"], data, base, "" if state == "success" else state)
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pandas as pd
 
 from dgrl.errors import InputError
-from pipeline.experiments.ablate import experiments, flat, flat_params
+from pipeline.experiments.ablate import experiments, flat, flat_params, state_of
 from pipeline.experiments.paper import (
     DATASET_TITLES,
     SHOTS,
@@ -110,7 +110,7 @@ def read_runs(shown: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[st
 def _read(experiment: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """An experiment's records, one per dataset, and why there are none."""
     newest = experiment["revs"][0]
-    state = (experiment["executor"] or {"state": "success"})["state"]
+    state = state_of(experiment)
     if state != "success":
         return [], [state]
     if newest["error"] or "data" not in newest["data"]["params"].get("params.yaml", {}):
