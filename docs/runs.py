@@ -2,8 +2,8 @@
 
     python docs/runs.py NAME [--dataset viper]
 
-A row is the runs that agree in every param but mlr.trial and train.seed, and is called by what differs from
-params.yaml as committed; "-" is the committed params themselves. Mean and sample standard deviation.
+A row is the mean and the sample standard deviation of the runs that differ in mlr.trial and train.seed alone.
+Its label is the params that differ from params.yaml as committed; "-" where none does.
 """
 
 import json
@@ -38,7 +38,7 @@ def main(name: str, dataset: str = "viper") -> None:
 
 def read(shown: Sequence[Mapping[str, Any]], dataset: str) -> list[Run]:
     """The finished runs of the newest commit that ``dvc exp show`` has, in the order of their seeds."""
-    commit = shown[1]
+    _, commit, *_ = shown  # the workspace comes first
     committed = flat_params(commit["data"])
     runs = []
     for experiment in commit["experiments"] or []:
@@ -54,8 +54,8 @@ def read(shown: Sequence[Mapping[str, Any]], dataset: str) -> list[Run]:
         seeds = {seed: params[seed] for seed in SEEDS}
         runs += [
             {"params": differing, **seeds, "metrics": _flat_metrics(metrics)}
-            for of, metrics in dataset_metrics(data["metrics"])
-            if of == dataset
+            for name, metrics in dataset_metrics(data["metrics"])
+            if name == dataset
         ]
     return sorted(runs, key=lambda run: (_label(run), *(run[seed] for seed in SEEDS)))
 

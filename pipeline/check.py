@@ -116,7 +116,7 @@ def _missing_files(dataset: str, params: Params) -> list[str]:
                 require_readable(file)
                 load_rcan(file, scale)
             except InputError as error:
-                problems.append(f"rcan.weights: {error}; null trains RCANs of the set's own")
+                problems.append(f"rcan.weights: {error}; null trains RCANs on the set's own images")
     name = f"source.{dataset}"
     parts = {name: source}
     if isinstance(source, PoolParams):

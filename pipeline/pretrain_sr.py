@@ -1,4 +1,4 @@
-"""Stage pretrain_sr: RCAN of one scale, trained on the HR training images."""
+"""Stage pretrain_sr: RCAN of one scale, trained on the HR training images or pretrained elsewhere."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ def pretrain_sr(dataset: str, scale: int, params: Params) -> dict[str, float]:
     """Write ``data/<dataset>/rcan/x<scale>``; returns PSNR and SSIM on held-out training persons.
 
     A dataset whose LR images are real has none to restore (IV-C), but for training twins: nothing is trained,
-    the files say so, and the result is empty. So it is where ``rcan.weights`` has networks, which are copied.
+    the files say so, and the result is empty. It is empty too where ``rcan.weights`` names pretrained RCANs,
+    which are copied.
     """
     if scale not in params.rcan.scales:
         allowed = ", ".join(map(str, params.rcan.scales))

@@ -31,7 +31,7 @@ class RcanParams(Section):
     val_fraction: float = Field(0.05, gt=0, lt=1)  # of the training persons
     scales: IntTuple = (2, 3, 4)
     seed: int = Field(0, ge=0)
-    weights: str | None = None  # folder with x2/rcan.safetensors and so on, trained before; null: train
+    weights: str | None = None  # folder of pretrained RCANs, x2/rcan.safetensors and so on; null: train
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -110,11 +110,11 @@ def publish_nothing(output: Path, reason: str) -> None:
 
 
 def publish_trained(output: Path, weights: Path) -> None:
-    """The files of a scale whose RCAN was trained before: its weights and their digest, no metrics, no curve.
+    """The files of a scale with a pretrained RCAN: its weights and their digest, no metrics, no loss curve.
 
     Args:
         output: the folder to publish.
-        weights: another such folder's ``rcan.safetensors``.
+        weights: the pretrained network's ``rcan.safetensors``, as ``pretrain`` writes it.
 
     Raises:
         MissingError: if there is no such file.
