@@ -104,12 +104,14 @@ def _square(number: int) -> tuple[int, np.ndarray[Any, Any], int]:
 
 
 def _reject(number: int, folder: Path) -> None:
-    """Shard 1 is bad, but only once another shard is at work."""
+    """Shard 1 is bad, but only once another shard is at work, which goes on for a while after it."""
     if number == 1:
         _wait_for(folder / "begun-0")
+        (folder / "rejected-1").touch()
         raise InputError("shard 1 is truncated")
     (folder / f"begun-{number}").touch()
-    time.sleep(1)
+    _wait_for(folder / "rejected-1")
+    time.sleep(3)  # the caller hears of the error meanwhile, also on a busy machine
     (folder / f"ended-{number}").touch()
 
 
@@ -148,7 +150,7 @@ def test_an_error_is_raised_as_it_is_and_leaves_nothing_at_work(cluster: Any, tm
             partial(_reject, folder=tmp_path), range(40), workers=2, description="reading", backend="ray"
         )
     assert type(caught.value) is InputError
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun-0", "ended-0"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun-0", "ended-0", "rejected-1"]
 
 
 def test_a_lost_node_costs_only_its_tasks(
