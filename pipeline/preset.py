@@ -1,4 +1,4 @@
-"""Presets: what differs from the defaults of the params' classes, which are the paper's."""
+"""Presets: what differs from the defaults, which are the paper's, or from another preset."""
 
 import shutil
 from itertools import count
@@ -69,24 +69,37 @@ def write_params(values: dict[str, Any], file: Path) -> None:
         yaml.dump(content, building)
 
 
-def preset_values(name: str) -> dict[str, Any]:
-    """The whole of a preset: defaults, and what the preset has instead.
+def preset_values(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The whole of a preset: the defaults or the preset that it names as ``base``, and what it has instead.
+
+    Args:
+        name: of the preset.
+        above: the presets whose base it is, the first first.
 
     Raises:
-        InputError: if there is no such preset.
+        InputError: if there is no such preset, or it is its own base.
     """
     allowed = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if name not in allowed:
-        raise InputError(
-            f"no preset {name!r} here (allowed: {', '.join(allowed) or 'none: not in the project folder'})"
-        )
+        where = f"{PRESETS / above[-1]}.yaml: base: " if above else ""
+        known = ", ".join(allowed) or "none: not in the project folder"
+        raise InputError(f"{where}no preset {name!r} here (allowed: {known})")
+    if name in above:
+        raise InputError(f"{PRESETS / name}.yaml: base: {' -> '.join([*above, name])} has no end")
+    changes = read_yaml(PRESETS / f"{name}.yaml")
+    base = changes.pop("base", None)
+    values = _all_defaults() if base is None else preset_values(base, (*above, name))
+    _assign(values, changes)
+    return values
+
+
+def _all_defaults() -> dict[str, Any]:
     sections = {key: field.annotation for key, field in Params.model_fields.items()}
     values = {
         key: _defaults(section) for key, section in sections.items() if key not in ("datasets", "source")
     }
     values["source"] = {kind: _defaults(entry.params) for kind, entry in KINDS.items()}
     values["mlr"]["lr_camera"] = {kind: entry.lr_camera for kind, entry in KINDS.items()}
-    _assign(values, read_yaml(PRESETS / f"{name}.yaml"))
     return values
 
 

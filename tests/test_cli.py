@@ -244,6 +244,28 @@ def test_nothing_of_a_preset_is_left_by_the_next(dgrl: Command) -> None:
     assert not list(Path().glob("*.bak"))
 
 
+def test_a_preset_differs_from_its_base_in_what_it_says(dgrl: Command) -> None:
+    Path("presets/mine.yaml").write_text("base: lineage\nloss:\n  gamma: 7\n")
+    assert dgrl("preset", "mine") == (0, "")
+    mine = yaml.safe_load(Path("params.yaml").read_text())
+    assert dgrl("preset", "lineage") == (0, "")
+    lineage = yaml.safe_load(Path("params.yaml").read_text())
+    assert (mine["loss"]["gamma"], lineage["loss"]["gamma"]) == (7, 5)
+    lineage["loss"]["gamma"] = 7
+    assert mine == lineage
+
+
+def test_a_preset_whose_base_is_no_preset_or_has_no_end(dgrl: Command) -> None:
+    Path("presets/mine.yaml").write_text("base: papr\n")
+    assert "presets/mine.yaml: base: no preset 'papr' here" in mistake(dgrl, "preset", "mine")
+    Path("presets/mine.yaml").write_text("base: [paper]\n")
+    assert "presets/mine.yaml: base: no preset ['paper'] here" in mistake(dgrl, "preset", "mine")
+    Path("presets/mine.yaml").write_text("base: yours\n")
+    Path("presets/yours.yaml").write_text("base: mine\n")
+    said = mistake(dgrl, "preset", "mine")
+    assert "presets/mine.yaml: base: mine -> yours -> mine has no end" in said
+
+
 def test_presets_are_found_in_the_project_folder_only(dgrl: Command) -> None:
     shutil.rmtree("presets")
     assert "not in the project folder" in mistake(dgrl, "preset", "paper")
