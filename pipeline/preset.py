@@ -74,7 +74,7 @@ def preset_values(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
 
     Args:
         name: of the preset.
-        above: the presets whose base it is, the first first.
+        above: the presets whose bases led here, the one that was asked for first.
 
     Raises:
         InputError: if there is no such preset, or it is its own base.
