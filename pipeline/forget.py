@@ -196,9 +196,11 @@ def _forget_in_json(person: str, file: Path, image_ids: set[str]) -> None:
     from dgrl.mlr.protocol import table_digest
     from dgrl.tables import read_keys
 
+    gone = {person, *image_ids}
+
     def without(value: Any) -> Any:
         if isinstance(value, list):
-            return [without(each) for each in value if each != person]
+            return [without(each) for each in value if not (isinstance(each, str) and each in gone)]
         if isinstance(value, dict):
             return {key: without(each) for key, each in value.items() if key not in image_ids}
         return value

@@ -164,6 +164,31 @@ def test_no_byte_of_a_person_of_viper_is_left(dgrl: Command) -> None:
     check(dgrl, "viper", next(iter(read_rows(Path("data/viper/mlr/query")))).person_id)
 
 
+def test_a_query_that_was_left_out_is_named_no_more(dgrl: Command) -> None:
+    for person in range(20):
+        for camera in "ab" if person % 2 else "a":  # the even ones have no gallery image
+            file = Path(f"own/{camera}/p{person:02}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encode_png(smooth_image(person)))
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["source"]["own"] = {
+        "kind": "folder",
+        "root": "own",
+        "pattern": r"(?P<camera_id>\w)/(?P<person_id>p\d+)\.png",
+    }
+    params["mlr"]["lr_camera"]["own"] = "a"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    for stage in ("download", "split"):
+        assert dgrl(stage, "own")[0] == 0
+    left_out = json.loads(Path("data/own/mlr/split.json").read_text())["left_out_queries"]
+    assert len(left_out) > 1
+    person = next(row.person_id for row in read_rows(Path("data/own/images")) if row.image_id == left_out[0])
+    status, said = dgrl("forget", person, "--dataset", "own")
+    assert status == 0, said
+    assert json.loads(Path("data/own/mlr/split.json").read_text())["left_out_queries"] == left_out[1:]
+    assert not [file for file in Path("data").rglob("*.json") if person in file.read_text()]
+
+
 def test_files_that_still_hold_the_person_are_named(dgrl: Command) -> None:
     small_synthetic()
     prepare(dgrl, "synthetic", "exact")
