@@ -79,8 +79,7 @@ def build_page(
     def find_now(data: bytes, maps: bool) -> Finding:
         return find(*current(), data, maps=maps)
 
-    _, embedder, verdict = current()
-    verdict(0.0)  # a wrong option is refused now
+    _, embedder, _ = current()  # a wrong option is refused now
     has_maps = isinstance(embedder.network, TrainedNetwork)
     return build_app(f"Search {folder.resolve().name}", find_now, has_maps=has_maps)
 

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -95,7 +95,7 @@ def _export_hf(model: Path, out: Path, rcan: Path | None, whitening: Path | None
     rcan = rcan or own_rcan(model)  # by which Embedder.load restores the run's queries
     evaluated = run / "eval"
     calibration, metrics = evaluated / "calibration.json", evaluated / "metrics.json"
-    fitted: Any = read_json(calibration, object) if calibration.exists() else {}
+    fitted = read_json(calibration, dict | None) if calibration.exists() else {}
     known = metrics.exists() and model.exists()
     ours = known and (fitted is None or fitted.get("model") == sha256(model))  # null: too few persons for one
     if not ours:

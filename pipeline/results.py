@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from dgrl.errors import InputError
@@ -50,7 +51,7 @@ def forgotten_persons(dataset: str) -> set[str]:
     return set(persons)
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, kind: type | UnionType = dict) -> Any:
     """What a stage wrote; a missing entry of a mapping is an InputError, too.
 
     Raises:
@@ -63,7 +64,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give yourself the right to") from None
     except (ValueError, RecursionError):
-        content = None
+        content = ...  # of no kind: null may be what a stage wrote
     if not isinstance(content, kind):
         raise InputError(f"{path} is damaged; {_REMEDY}")
     return content

@@ -1,6 +1,5 @@
 """The commands that use a network: embed, index and search images."""
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from dgrl.errors import InputError
 from dgrl.files import atomic_file
+from pipeline.results import read_json
 
 if TYPE_CHECKING:  # they import pandas and torch, which takes seconds
     from dgrl.embedders.embedder import Embedder
@@ -200,7 +200,9 @@ def open_index(
     if calibration is None and (fmr is not None or prior is not None):
         raise InputError("--fmr and --prior need a calibration.json of the model; evaluate writes it")
     chosen = 1 / max(2, len(found.rows)) if prior is None else prior
-    return found, embedder, partial(_verdict, calibration, fmr, chosen)
+    verdict = partial(_verdict, calibration, fmr, chosen)
+    verdict(0.0)  # a wrong option is refused before any query is embedded
+    return found, embedder, verdict
 
 
 def _load(model: str, lr_below: int | None, rcan: Path | None) -> "Embedder":
@@ -220,15 +222,10 @@ def _calibration(model: Path, digest: str) -> "Calibration | None":
     """The calibration beside a model, or of its run; None where there is none, or another model's."""
     from dgrl.evaluation.calibration import Calibration
 
-    beside = model.with_name("calibration.json"), model.parent.parent / "eval/calibration.json"  # of a run
-    path = next((each for each in beside if each.exists()), None)
-    if path is None:
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise InputError(f"{path} is no JSON; run the stage evaluate again") from None
-    if values is None:
+    folder = (model if model.is_dir() else model.parent).absolute()  # of an exported network, or a run's
+    places = folder / "calibration.json", folder.parent / "eval/calibration.json"
+    path = next((each for each in places if each.exists()), None)
+    if path is None or (values := read_json(path, dict | None)) is None:
         return None
     calibration = Calibration.parse(values, "", str(path))
     if calibration.model == digest:
@@ -244,14 +241,15 @@ def _verdict(calibration: "Calibration | None", fmr: float | None, prior: float,
     if not 0 < prior < 1:
         raise InputError(f"--prior {prior} is no probability; give one between 0 and 1")
     rates = sorted(map(float, calibration.thresholds))
-    if not rates and fmr is None:  # too few pairs for any
-        return f"same person {float(calibration.probability(similarity, prior)):.2f}"
-    chosen = min(rates, key=lambda rate: abs(math.log(rate / FMR))) if fmr is None and rates else fmr
-    if chosen not in rates:
-        allowed = ", ".join(f"{rate:g}" for rate in rates) or "none: its pairs are too few"
-        raise InputError(f"there is no threshold for a false-match rate of {chosen} (there are: {allowed})")
-    if similarity <= calibration.thresholds[f"{chosen:g}"]:
-        return "unknown"
+    if rates or fmr is not None:  # without rates its pairs were too few for any threshold
+        chosen = min(rates, key=lambda rate: abs(math.log(rate / FMR))) if fmr is None else fmr
+        if chosen not in rates:
+            allowed = ", ".join(f"{rate:g}" for rate in rates) or "none: its pairs are too few"
+            raise InputError(
+                f"there is no threshold for a false-match rate of {chosen} (there are: {allowed})"
+            )
+        if similarity <= calibration.thresholds[f"{chosen:g}"]:
+            return "unknown"
     return f"same person {float(calibration.probability(similarity, prior)):.2f}"
 
 

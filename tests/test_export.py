@@ -103,6 +103,19 @@ def test_the_command_says_what_it_found(dgrl: Command, caplog: pytest.LogCapture
     assert "no evaluation of this network" in caplog.text
 
 
+@pytest.mark.parametrize("damaged", ["{", "[1]", "5"])
+def test_a_damaged_calibration_is_no_evaluation_of_this_network(dgrl: Command, damaged: str) -> None:
+    RUN.model.parent.mkdir(parents=True)
+    write_network(RUN.model)
+    RUN.eval.mkdir()
+    (RUN.eval / "metrics.json").write_text('{"synthetic": {"rank1": 99.0}}')
+    (RUN.eval / "calibration.json").write_text(damaged)
+    status, said = dgrl("export", str(RUN.model), "--format", "hf", "--out", "folder")
+    assert status == 1
+    assert "calibration.json is damaged" in said
+    assert not Path("folder").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

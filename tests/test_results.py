@@ -31,3 +31,13 @@ def test_a_missing_entry(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=r"a.json has no entry (a|b); delete it and run the stage"):
         read_json(tmp_path / "a.json")["a"]["b"]
+
+
+def test_null_may_be_what_a_stage_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("null")
+    assert read_json(path, dict | None) is None
+    for damaged in ("", "{", "5", "[1]"):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match=f"^{path} is damaged"):
+            read_json(path, dict | None)

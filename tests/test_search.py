@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from fake_network import FakeNetwork
 from small_images import image_row, smooth_image
+from small_network import write_network
 from typer.testing import CliRunner
 
 from dgrl.embedders import embedder as door
+from dgrl.embedders.export_hf import export_hf
 from dgrl.images import encode_png
 from dgrl.search.blur import blur_faces
 from dgrl.search.index import Index
@@ -235,6 +237,28 @@ def test_a_calibrated_answer(dgrl: Command) -> None:
     assert Path("s.html").read_text().count("same person") == len(accepted)
 
 
+def test_an_exported_network_brings_its_own_calibration(dgrl: Command) -> None:
+    export_hf(write_network(Path("model.safetensors")), Path("network"))
+    dgrl("index", "gallery", "--model", "network", "--out", "index", "--pattern", PATTERN)
+    calibrate()
+    asked = ("search", query(2, factor=4), "--index", "index")
+    assert not answers(dgrl(*asked))  # that of the files beside the folder
+    Path("calibration.json").rename("network/calibration.json")
+    assert len(answers(dgrl(*asked))) == 5
+
+
+def test_a_run_is_found_from_its_own_folder(dgrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("search", str(Path(query(2, factor=4)).absolute()), "--index", str(Path("index").absolute()))
+    index(dgrl)
+    calibrate()
+    Path("eval").mkdir()
+    Path("calibration.json").rename("eval/calibration.json")
+    Path("dgrl").mkdir()
+    Path("model.onnx").rename("dgrl/model.onnx")
+    monkeypatch.chdir("dgrl")
+    assert len(answers(dgrl(*asked, "--model", "model.onnx"))) == 5
+
+
 def test_it_says_that_a_high_resolution_query_is_another_case(dgrl: Command) -> None:
     index(dgrl)
     calibrate()
@@ -262,11 +286,16 @@ def test_without_its_own_calibration_there_is_no_answer(dgrl: Command, kind: str
     ],
 )
 def test_a_wrong_calibration_or_option(
-    dgrl: Command, options: list[str], values: dict[str, Any] | None, said: str
+    dgrl: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    values: dict[str, Any] | None,
+    said: str,
 ) -> None:
     index(dgrl)
     if values is not None:
         calibrate(**values)
+    monkeypatch.delattr(FakeNetwork, "embed")  # it is refused before any query is embedded
     done = CliRunner().invoke(app, ["search", query(2), "--index", "index", *options])
     assert said in str(done.exception)
 
