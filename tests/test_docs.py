@@ -30,6 +30,11 @@ def script(name: str) -> Any:
     return module
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_merge_is_unfinished(page: Path) -> None:
+    assert not re.search(r"^(<<<<<<<|>>>>>>>)", page.read_text(), re.MULTILINE)
+
+
 def test_the_list_of_params_is_that_of_the_classes() -> None:
     assert (ROOT / "docs/params.md").read_text() == script("params").page()
 

@@ -182,11 +182,12 @@ def test_a_query_that_was_left_out_is_named_no_more(dgrl: Command) -> None:
         assert dgrl(stage, "own")[0] == 0
     left_out = json.loads(Path("data/own/mlr/split.json").read_text())["left_out_queries"]
     assert len(left_out) > 1
-    person = next(row.person_id for row in read_rows(Path("data/own/images")) if row.image_id == left_out[0])
-    status, said = dgrl("forget", person, "--dataset", "own")
+    rows = read_rows(Path("data/own/images"))
+    name = next(row.person_id for row in rows if row.image_id == left_out[0])
+    status, said = dgrl("forget", name, "--dataset", "own")
     assert status == 0, said
     assert json.loads(Path("data/own/mlr/split.json").read_text())["left_out_queries"] == left_out[1:]
-    assert not [file for file in Path("data").rglob("*.json") if person in file.read_text()]
+    assert not [file for file in Path("data").rglob("*.json") if name in file.read_text()]
 
 
 def test_files_that_still_hold_the_person_are_named(dgrl: Command) -> None:
