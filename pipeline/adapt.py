@@ -7,6 +7,7 @@ import numpy as np
 from dgrl.datasets.cells import read_cells
 from dgrl.embedders.adapted import save_whitening
 from dgrl.embedders.catalog import load_embedder, parse_model
+from dgrl.embedders.folder import read_folder
 from dgrl.embedders.protocol import Embedder, Resolution
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import Whitening, fit
@@ -20,7 +21,8 @@ def adapt(model: str, pairs: Path, output: Path, *, flip: bool = True) -> Whiten
     """Fit a whitening and write it into ``output``.
 
     Args:
-        model: ``PATH`` or ``PATH@PREPROCESSING`` of a network.
+        model: ``PATH`` or ``PATH@PREPROCESSING`` of a network; of an exported folder the network without the
+            whitening that it has, with its flip.
         pairs: CSV or Parquet with a row for each pair: ``query`` and ``gallery``, the paths of an LR and an
             HR image of one person, relative to the table's folder, and ``person_id`` where a person has
             several rows. The network must not have been trained on these persons, which its file cannot tell.
@@ -31,9 +33,13 @@ def adapt(model: str, pairs: Path, output: Path, *, flip: bool = True) -> Whiten
         InputError: if a file is missing or wrong, or the pairs are too few.
     """
     rows = _read(pairs)
-    if output.suffix != ".safetensors" or output.resolve() == parse_model(model)[0].resolve():
+    path, preprocessing = parse_model(model)
+    if path.is_dir():
+        folder = read_folder(path)
+        path, flip = folder.model, flip or folder.flip
+    if output.suffix != ".safetensors" or output.resolve() == path.resolve():
         raise InputError(f"{output} is no name for the result; give another one that ends in .safetensors")
-    network = load_embedder(*parse_model(model), flip=flip)
+    network = load_embedder(path, preprocessing, flip=flip)
     names = [row.get("person_id") or f"row {number}" for number, row in enumerate(rows, 1)]
     for column in COLUMNS:
         _check_persons(pairs, column, [row[column] for row in rows], names)

@@ -3,17 +3,19 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from small_network import write_network, write_whitening
 from test_embedders import channel_means
 from test_fuzz_files import rcan
 
-from dgrl.embedders.adapted import load_whitening
+from dgrl.embedders.adapted import Adapted, load_whitening
 from dgrl.embedders.catalog import load_embedder
+from dgrl.embedders.export_hf import export_hf
 from dgrl.errors import InputError
 from dgrl.evaluation.keys import with_keys
 from dgrl.evaluation.ranking import rank
@@ -150,23 +152,41 @@ def test_a_network_that_knows_the_persons_is_refused(params: Params) -> None:
         compare(["b.safetensors"], ["synthetic"], params, trials=1, adapt=True)
 
 
-def test_own_pairs_make_a_whitening(tmp_path: Path) -> None:
+def write_pairs(folder: Path) -> Path:
+    """A table of a hundred persons of one colour each, and their images."""
     rng = named_generator("pairs")
-    network = channel_means(tmp_path / "means.onnx", ["N", 3, 32, 16])
-    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+    with (folder / "pairs.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["query", "gallery"])
         for person in range(100):
             colour = rng.integers(0, 256, 3)
             for name, size in ((f"q{person}.png", (16, 8, 3)), (f"g{person}.png", (64, 32, 3))):
                 noise = rng.integers(-20, 20, size)
-                cv2.imwrite(str(tmp_path / name), np.clip(colour + noise, 0, 255).astype(np.uint8))
+                cv2.imwrite(str(folder / name), np.clip(colour + noise, 0, 255).astype(np.uint8))
             table.writerow([f"q{person}.png", f"g{person}.png"])
+    return folder / "pairs.csv"
+
+
+def test_own_pairs_make_a_whitening(tmp_path: Path) -> None:
+    network = channel_means(tmp_path / "means.onnx", ["N", 3, 32, 16])
     output = tmp_path / "whitening.safetensors"
-    fitted = adapt(f"{network}@rgb", tmp_path / "pairs.csv", output)
+    fitted = adapt(f"{network}@rgb", write_pairs(tmp_path), output)
     again = load_whitening(output, load_embedder(network, "rgb"), flip=True)
     np.testing.assert_array_equal(fitted.matrix, again.matrix)
     assert fitted.pairs == 100
+
+
+def test_an_exported_network_is_adapted_anew(tmp_path: Path) -> None:
+    model = write_network(tmp_path / "model.safetensors")
+    folder, output = tmp_path / "network", tmp_path / "new.safetensors"
+    export_hf(
+        model, folder, flip=True, whitening=write_whitening(tmp_path / "old.safetensors", model, flip=True)
+    )
+    fitted = adapt(str(folder), write_pairs(tmp_path), output, flip=False)
+    again = load_embedder(folder, whitening=output)
+    np.testing.assert_array_equal(fitted.matrix, cast(Adapted, again).whitening.matrix)
+    with pytest.raises(InputError, match="is no name for the result"):
+        adapt(str(folder), tmp_path / "pairs.csv", folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(
