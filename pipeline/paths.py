@@ -1,6 +1,7 @@
 """Where the stages of a dataset read and write: ``data/<dataset>/...``, left to right."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +36,18 @@ def located(source: "Section") -> Any:
 
 
 def dropped(kind: str) -> Path | None:
-    """The first entry of the drop folder whose name begins as the kind's does: ``VIPeR.v1.0.zip``.
+    """The first entry of the drop folder whose name, without signs, begins with the kind's.
+
+    So is ``Market-1501-v15.09.15.zip`` of the kind market1501, and ``CUHK01.zip`` of none.
 
     Raises:
         OSError: if the folder cannot be read.
     """
     folder = outside(DROP)
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    return next((entry for entry in entries if entry.name.lower().startswith(kind[:4])), None)
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if re.sub(r"[\W_]", "", entry.name.lower()).startswith(kind):
+            return entry
+    return None
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Paths:
 
     def rcan_scales(self) -> list[int]:
         """Those that there are."""
-        return sorted(int(folder.name[1:]) for folder in (self.root / "rcan").glob("x*"))
+        return sorted(int(folder.name[1:]) for folder in (self.root / "rcan").glob("x[0-9]"))
 
     def sr(self, table: str) -> Path:
         """Table train or query."""

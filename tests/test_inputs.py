@@ -215,6 +215,28 @@ def test_files_that_git_does_not_track_are_found_from_a_copy(
     assert found["b"].new_protocol == str(project / "project/x.mat")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("viper", "VIPeR.v1.0.zip"),
+        ("caviar", "CAVIAR4REID.zip"),
+        ("market1501", "Market-1501-v15.09.15.zip"),
+        ("cuhk03", "cuhk03_release.zip"),
+        ("cuhk03", "cuhk-03.mat"),
+    ],
+)
+def test_the_drop_folder_tells_the_benchmarks_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/drop").mkdir(parents=True)
+    for other in ("CUHK01.zip", "README.md"):
+        Path("data/drop", other).touch()
+    assert dropped(kind) is None
+    Path("data/drop", name).touch()
+    assert dropped(kind) == Path("data/drop", name)
+
+
 def test_a_drop_folder_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
     with unprivileged() as home, pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
