@@ -107,7 +107,7 @@ def split(
     from pipeline.split import split as run
 
     params = _params()
-    if hasattr(params.source_of(dataset), "archive"):  # the rest was checked before there were images
+    if params.source_of(dataset).kind not in ("folder", "synthetic"):  # checked before there were images
         check(dataset, params, downloaded=True)
     _log_counts(dataset, run(dataset, params, workers or params.runtime.workers, backend))
 
@@ -220,7 +220,7 @@ def main() -> None:
         if (line := explain(error)) is None:
             raise
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
-        stage = "" if isinstance(error, InputError) else f"{words[0]}: "
+        stage = "" if isinstance(error, InputError) or not words else f"{words[0]}: "
         if isinstance(error, MissingError):
             line += " (dvc repro)"
         sys.stderr.write(f"error: {stage}{line}\n")

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import yaml
 from small_network import write_rcan
+from typer.testing import CliRunner
 
 from dgrl.errors import InputError
 from dgrl.tables import read_keys
 from pipeline.check import check, source_keys
+from pipeline.cli import app
 from pipeline.download import download
 from pipeline.params import Params, load_params
 
@@ -172,3 +174,16 @@ def test_a_benchmark_is_known_once_it_is_downloaded(project: Path) -> None:
     Path("data/viper/images/splits.json").write_text(json.dumps([["p0", "p1", "p2"]]))
     wanted = params(mlr={"lr_camera": {"own": "gate", "viper": "gate"}})
     assert check("viper", wanted, downloaded=True).endswith("2 cameras; 7 persons train")
+
+
+def test_a_pool_is_known_once_it_is_downloaded(project: Path) -> None:
+    sets = {"own": {"kind": "folder", "root": "own", "pattern": PATTERN}}
+    found = params(
+        source={"pool": {"kind": "pool", "sets": sets}},
+        mlr={"evaluate_on": "val", "lr_camera": {"own": "gate", "pool": "*:gate"}},
+        train={"persons_per_batch": 500},
+    )
+    download("pool", found)
+    done = CliRunner().invoke(app, ["split", "pool"])
+    assert "train.persons_per_batch = 500, but pool has only" in str(done.exception)
+    assert not Path("data/pool/mlr").exists()
