@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dgrl.errors import explain
+from dgrl.errors import InputError, explain
 from dgrl.files import atomic_file, sha256
 from pipeline.params_file import read_yaml
 from pipeline.paths import Paths, dropped, exists, outside
@@ -24,9 +24,11 @@ def inputs(dataset: str) -> None:
     """Write ``data/<dataset>/inputs/source.json``, ``rcan.json`` and ``weights.json``: digests by param.
 
     Raises:
-        InputError: if params.yaml is no mapping of sections.
+        InputError: if params.yaml is no mapping of sections, or has none for the dataset.
     """
     params, paths = read_yaml(Path("params.yaml")), Paths(dataset)
+    if isinstance(sources := params.get("source"), dict) and dataset not in sources:
+        raise InputError(f"params.yaml has no section source.{dataset} (there are: {', '.join(sources)})")
     memo_file = Path(os.environ.get("DVC_ROOT", "."), f".work/digests-{dataset}.json")
     memo = _read_memo(memo_file)
     seen: Memo = {}
@@ -154,11 +156,14 @@ def check_once(dataset: str) -> None:
 
 def main() -> None:
     """Run the stage; a user's mistake is one line on standard error and status 1."""
+    if len(sys.argv) < 3 or sys.argv[2].startswith("-"):
+        sys.exit("usage: python -m pipeline inputs DATASET [--code]")
+    dataset = sys.argv[2]
     try:
-        inputs(sys.argv[2])
+        inputs(dataset)
         if "--code" in sys.argv:
-            code_digests(sys.argv[2])
-        check_once(sys.argv[2])
+            code_digests(dataset)
+        check_once(dataset)
     except Exception as error:
         if (line := explain(error)) is None:
             raise

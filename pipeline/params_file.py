@@ -27,7 +27,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path} has no sections; put a preset in its place (dgrl preset synthetic)")
+        raise InputError(f"{path} has no sections; restore it from git")
     _check_number(values, path)
     return values
 

@@ -55,7 +55,12 @@ def keep_edited(file: Path) -> Path | None:
 
 
 def write_params(values: dict[str, Any], file: Path) -> None:
-    """Set values of a params file, section by section; its other values and its comments stay."""
+    """Set values of a params file, section by section; its other values and its comments stay.
+
+    Raises:
+        InputError: if the file is missing or no YAML.
+    """
+    read_yaml(file)  # ruamel's other loader, which keeps comments, has no message for a person
     yaml = YAML()  # keeps comments
     yaml.preserve_quotes = True
     yaml.representer.add_representer(

@@ -1,6 +1,7 @@
 """The `dgrl` command: stages repeat themselves; a mistake is one line and leaves nothing behind."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -205,6 +206,20 @@ def test_a_dataset_that_params_do_not_have(dgrl: Command) -> None:
     assert "params.yaml has no section source.lfw (there are: " in mistake(dgrl, "download", "lfw")
 
 
+@pytest.mark.parametrize("words", [[], ["--help"], ["lfw"]])
+def test_the_stage_inputs_of_no_dataset_writes_nothing(project: Path, words: list[str]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "pipeline", "inputs", *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert ("no section source.lfw" if "lfw" in words else "usage: ") in ran.stderr
+    assert not Path("data").exists()
+
+
 def test_a_mistake_in_a_real_process_shows_no_traceback(project: Path) -> None:
     code = "from pipeline.cli import main; main()"
     ran = subprocess.run(
@@ -234,6 +249,13 @@ def test_an_unknown_preset(dgrl: Command, name: str) -> None:
 def test_a_broken_preset_leaves_params_alone(dgrl: Command) -> None:
     Path("presets/mine.yaml").write_text("datasets:\n  - lfw\n")
     assert "datasets: lfw has no section source.lfw" in mistake(dgrl, "preset", "mine")
+
+
+@pytest.mark.parametrize("content", ["", "mlr: [", "- a"])
+def test_a_preset_cannot_mend_a_broken_params_file(dgrl: Command, content: str) -> None:
+    Path("params.yaml").write_text(content)
+    for more in ([], ["--force"]):
+        assert mistake(dgrl, "preset", "synthetic", *more).startswith("error: params.yaml ")
 
 
 def test_nothing_of_a_preset_is_left_by_the_next(dgrl: Command) -> None:

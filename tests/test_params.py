@@ -339,9 +339,7 @@ def test_a_file_that_is_no_yaml(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(text)
-    assert error_of(lambda: load_params(file)).startswith(
-        f"{file} has no sections; put a preset in its place"
-    )
+    assert error_of(lambda: load_params(file)) == f"{file} has no sections; restore it from git"
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
