@@ -22,6 +22,10 @@ def fails(network: nn.Module, **options: object) -> nn.Module:
     raise RuntimeError("there is no C++ compiler\nat all")
 
 
+def says_nothing(network: nn.Module, **options: object) -> nn.Module:
+    raise AssertionError
+
+
 def departs(network: nn.Module, **options: object) -> nn.Module:
     class Departs(nn.Module):
         def forward(self, hr: torch.Tensor, sr: torch.Tensor) -> Output:
@@ -42,7 +46,11 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [(fails, "(there is no C++ compiler)"), (departs, "(Tensor-likes are not close!)")],
+    [
+        (fails, "(there is no C++ compiler)"),
+        (says_nothing, "(AssertionError)"),
+        (departs, "(Tensor-likes are not close!)"),
+    ],
 )
 def test_where_it_does_not_work_training_goes_on_without(
     compiler: Callable[..., nn.Module],

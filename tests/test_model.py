@@ -229,6 +229,10 @@ def test_galn_is_the_instance_plus_the_weighted_groups(groups: int) -> None:
 # ---- Gradients ----
 
 
+def test_the_smallest_expansion_keeps_one_hidden_channel() -> None:
+    assert RestormerBlock(4, heads=2, expansion=0.01)(torch.ones(1, 4, 3, 2)).shape == (1, 4, 3, 2)
+
+
 @pytest.mark.parametrize(
     ("module", "shape"),
     [

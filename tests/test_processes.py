@@ -139,6 +139,17 @@ def test_ray_is_not_started_for_no_shards() -> None:
     assert map_shards(_reject, [], description="nothing", backend="ray") == []
 
 
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)]
+)
+def test_usable_cores_respects_the_quota_of_a_container(
+    tmp_path: Path, quota: str, cores: int | None
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(f"{quota}\n")
+    assert usable_cores(file) == (cores or usable_cores(tmp_path / "none"))
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
 def test_usable_cores_respects_the_affinity() -> None:
     before = os.sched_getaffinity(0)

@@ -327,6 +327,17 @@ def test_divergence_of_the_last_step_alone_names_its_learning_rate(tmp_path: Pat
     assert not (tmp_path / "checkpoint").exists()
 
 
+def test_divergence_names_the_rate_of_the_schedule_not_that_of_loaded_weights(tmp_path: Path) -> None:
+    params = train_params(learning_rate=1e40, pretrained_rate=0.1, warmup_epochs=0, epochs=1)
+    network, losses, batches = prepare(*banks(), params)
+    loaded = set(network.state_dict())
+    with pytest.raises(DivergedError, match=r"after step 1 \(learning rate 1e\+40\)"):
+        train(
+            network, losses, batches, params, tmp_path / "c", Curve(),
+            pretrained=loaded, log_every=9, checkpoint_every=1,
+        )  # fmt: skip
+
+
 def test_too_few_persons(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"persons_per_batch = 7, but the training set has only 6 persons"):
         run(tmp_path / "checkpoint", Curve(), train_params(persons_per_batch=7))

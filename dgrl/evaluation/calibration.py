@@ -1,7 +1,8 @@
 """From a cosine similarity to the probability of one person, and to a threshold below which nobody is named.
 
-A pair is a query and a gallery image by another camera. Pairs of one person and of two weigh the same in all,
-whatever their numbers, so a probability is that at even odds; ``Calibration.probability`` takes other odds.
+A pair is a query and a gallery image; those of one person by one camera are left out, as in the ranking.
+Pairs of one person and of two weigh the same in all, whatever their numbers, so a probability is that at even
+odds; ``Calibration.probability`` takes other odds.
 """
 
 import logging

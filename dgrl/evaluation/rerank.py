@@ -54,7 +54,7 @@ class KReciprocal:
         if not 1 <= k2 <= k1 < len(features):
             raise InputError(
                 f"k-reciprocal re-ranking: k1 = {k1}, k2 = {k2} with {len(features)} images; "
-                "choose 1 <= k2 <= k1 < images"
+                "choose 1 <= k2 <= k1 < images, or rank without re-ranking"
             )
         neighbours, farthest = _neighbours(features, k1 + 1, chunk)
         self._all_equal = not farthest.any()

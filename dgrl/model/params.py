@@ -25,7 +25,7 @@ class ModelParams(Section):
     last_stride: Literal[1, 2] = 1  # (d) stride of layer4
     restormer: bool = True  # Table III: the Restormer block of each stem
     heads: Annotated[int, Field(ge=1)] = 4  # attention heads of MDTA
-    expansion: Annotated[float, Field(gt=0)] = 2.66  # hidden width of GDFN (d: Restormer's)
+    expansion: Annotated[float, Field(gt=0, le=64)] = 2.66  # hidden width of GDFN (d: Restormer's)
     non_local: bool = True  # Table III
     non_local_width: Annotated[int, Field(ge=1)] | None = None  # (d) inner; null: half of the channels
     side_branches: bool = True  # III-C

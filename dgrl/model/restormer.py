@@ -55,12 +55,12 @@ class MDTA(nn.Module):
 class GDFN(nn.Module):
     """Gated-Dconv feed-forward network (eq. 3).
 
-    Shape: [B, C, H, W] -> [B, C, H, W], through int(expansion * C) hidden channels.
+    Shape: [B, C, H, W] -> [B, C, H, W], through int(expansion * C) hidden channels, at least one.
     """
 
     def __init__(self, channels: int, expansion: float) -> None:
         super().__init__()
-        hidden = int(expansion * channels)
+        hidden = max(1, int(expansion * channels))
         self.expand = nn.Conv2d(channels, 2 * hidden, 1, bias=False)
         self.depthwise = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=False)
         self.project = nn.Conv2d(hidden, channels, 1, bias=False)

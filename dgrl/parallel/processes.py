@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dgrl.errors import WorkerError
@@ -105,11 +106,18 @@ def _with_one_thread(function: Callable[[T], R], job: T) -> R:
         torch.set_num_threads(threads)
 
 
-def usable_cores() -> int:
-    """The cores that this process may run on: fewer than the machine's under taskset, Slurm or Docker."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The cores that this process may use: fewer than the machine's under taskset, Slurm or in a container.
+
+    Args:
+        quota: where Linux says how many microseconds of CPU time a container has in how many; ``max``: all.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        time, period = map(int, quota.read_text().split())
+    except (OSError, ValueError):  # no container, or one without a quota
+        return cores
+    return max(1, min(cores, time // period))
 
 
 def die_with_parent(parent: int) -> None:

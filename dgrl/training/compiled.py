@@ -39,7 +39,7 @@ def compile_network(
         for _ in range(trials):
             _require_close(trial(compiled), expected, dtype)
     except Exception as error:  # a compiler is missing, or an operator, or memory; or the metrics differ
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         logger.warning("train.compile = %s does not work here (%s); going on without", mode, reason)
         return network
     logger.info("compiled; the first step's losses agree within %g, gradients %g", *_TOLERANCES[dtype])

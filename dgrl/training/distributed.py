@@ -137,10 +137,8 @@ def ranks() -> Iterator[Ranks]:
     here = Ranks(dist.get_rank(), count)
     if here.rank:
         logging.disable(logging.INFO)
-    try:
-        yield here
-    finally:
-        dist.destroy_process_group()
+    yield here
+    dist.destroy_process_group()  # not after an error, whose line must reach ``launch`` before others notice
 
 
 def launch(function: Callable[..., None], processes: int, *arguments: Any) -> None:

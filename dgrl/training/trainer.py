@@ -171,7 +171,8 @@ class Run:
 
     def place(self) -> str:
         """The step and its learning rate, for messages."""
-        return f"step {self.step} (learning rate {self.optimizer.param_groups[0]['lr']:.3g})"
+        group = self.optimizer.param_groups[0]
+        return f"step {self.step} (learning rate {group['lr'] / group['relative']:.3g})"
 
     def weights(self) -> dict[str, Tensor]:
         """Those that the run would end with now: the average, if there is one."""

@@ -60,7 +60,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    content = path.read_bytes()
+    content = memoryview(path.read_bytes())  # whose parts are no copies
     if sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
         logger.warning("%s is damaged; the run starts anew", path)
         return None

