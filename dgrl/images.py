@@ -7,7 +7,8 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -27,24 +28,11 @@ PIL.Image.MAX_IMAGE_PIXELS = None  # ours is stricter, and names the file
 
 Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 _FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM"]
-_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"}
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # JPEG's markers of what libjpeg decodes
 _PROGRESSIVE = {0xC2, 0xCA}
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # after the bytes of a scan
-_PROBLEMS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    struct.error,
-    UserWarning,
-    cv2.error,
-)
 
 
 def read_image(path: Path) -> Image:
@@ -80,11 +68,12 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
     Raises:
         InputError: if the bytes are no image of a kind that ``decode`` knows.
     """
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+    with _readable(name):
+        if data.startswith(_JPEG):
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            return width, height
+        with PIL.Image.open(io.BytesIO(_essential(data)), formats=_FORMATS) as file:
             return file.size
-    except _PROBLEMS:
-        raise _unreadable(name) from None
 
 
 def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
@@ -98,69 +87,69 @@ def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
     Raises:
         InputError: if the bytes are not a whole image, or it has more pixels.
     """
-    data = _check(data, name, limits().image_pixels if pixels is None else pixels)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # a side or a size that OpenCV has no room for, whatever our limit is
-        image = None
-    if image is None:
-        raise _unreadable(name)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
-def _check(data: bytes, name: str, pixels: int) -> bytes:
-    """What of the file OpenCV shall decode; refused is what it would decode in part, or into too much memory.
-
-    Of a JPEG all scans must be there: one that is cut between two of them decodes without a complaint, only
-    coarser. One that its encoder left incomplete looks the same, and is refused too.
-    """
-    try:
-        data = _essential(data) if data.startswith(_PNG) else data
-        check = _check_jpeg if data.startswith(b"\xff\xd8") else _check_other
-        width, height = check(data, pixels)
-    except _PROBLEMS:
-        raise _unreadable(name) from None
+    pixels = limits().image_pixels if pixels is None else pixels
+    width, height = image_size(data, name)
     if width * height > pixels:
         raise InputError(
             f"{name} has {width}x{height} pixels, over the limit of {pixels}; make it smaller or raise "
             "limits.image_pixels"
         )
-    return data
+    with _readable(name):
+        data = _essential(data)
+        _require_whole(data)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError("a side or a size that OpenCV has no room for, whatever our limit is")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
-def _unreadable(name: str) -> InputError:
-    return InputError(f"{name} is not a readable image; restore the file from its source")
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn what a decoder raises, which may be anything, into an InputError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception:
+        raise InputError(f"{name} is not a readable image; restore the file from its source") from None
 
 
-def _essential(png: bytes) -> bytes:
-    """A PNG without the chunks that change no pixel, of whose faults libpng prints lines.
+def _essential(data: bytes) -> bytes:
+    """A PNG without the chunks that change no pixel, of whose faults libpng prints lines; others as they are.
 
     Raises:
         ValueError: if a chunk that is kept differs from its checksum.
         struct.error: if it is cut.
     """
+    if not data.startswith(_PNG):
+        return data
     kept, place, kind = [_PNG], len(_PNG), b""
     while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", png, place)
+        length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
         if kind in _PNG_CHUNKS:
-            if zlib.crc32(png[place + 4 : end - 4]) != struct.unpack_from(">I", png, end - 4)[0]:
+            if zlib.crc32(data[place + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
                 raise ValueError("a chunk differs from its checksum")
-            kept.append(png[place:end])
+            kept.append(data[place:end])
         place = end
     return b"".join(kept)
 
 
-def _check_jpeg(data: bytes, pixels: int) -> tuple[int, int]:
-    """Width and height; ValueError where libjpeg warns (a premature end), which Pillow and OpenCV ignore."""
-    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    if width * height <= pixels:
+def _require_whole(data: bytes) -> None:
+    """Raise an error where a file is cut, which OpenCV would decode in part.
+
+    Of a JPEG all scans must be there: one that is cut between two of them decodes without a complaint, only
+    coarser. One that its encoder left incomplete looks the same, and is refused too.
+    """
+    if data.startswith(_JPEG):  # Pillow and OpenCV ignore a premature end, of which libjpeg warns
+        space = simplejpeg.decode_jpeg_header(data)[2]
         space = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
-        simplejpeg.decode_jpeg(
-            data, colorspace=space, min_height=1, min_width=1, min_factor=8
-        )  # an eighth: fast
+        eighth = {"min_height": 1, "min_width": 1, "min_factor": 8}  # which is fast
+        simplejpeg.decode_jpeg(data, colorspace=space, **eighth)
         _check_scans(data)
-    return width, height
+    else:
+        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+            file.load()
 
 
 def _check_scans(jpeg: bytes) -> None:
@@ -185,14 +174,6 @@ def _check_scans(jpeg: bytes) -> None:
             place = _NEXT_MARKER.search(jpeg, place).start()  # type: ignore[union-attr]
     if any(map(any, missing.values())):
         raise ValueError("a scan is missing")
-
-
-def _check_other(data: bytes, pixels: int) -> tuple[int, int]:
-    """Width and height; an error of ``_PROBLEMS`` where the file is cut."""
-    with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
-        if file.width * file.height <= pixels:
-            file.load()
-        return file.size
 
 
 def check_images(images: Sequence[Image]) -> None:

@@ -73,6 +73,7 @@ def test_libpng_prints_no_line_of_an_odd_chunk(extra: bytes, capfd: pytest.Captu
     whole = encoded(".png")
     odd = whole[:33] + extra + whole[33:]  # after the header
     np.testing.assert_array_equal(decode(odd, "odd"), NOISE[:, :, ::-1])
+    assert image_size(odd, "odd") == image_size(whole, "whole")
     assert capfd.readouterr().err == ""
 
 
