@@ -10,6 +10,7 @@ from mat_files import LABELLED, expect_small, image_id, stage_params, write_mat
 from scipy.io import savemat
 
 from dgrl.datasets import cuhk03
+from dgrl.errors import InputError
 from dgrl.tables import read_keys
 from pipeline.download import download
 from pipeline.split import split
@@ -74,6 +75,20 @@ def test_the_stages_split_as_the_new_protocol_says(tmp_path: Path, monkeypatch: 
     assert sorted([*tested, *read_keys(Path("data/cuhk03/mlr/gallery")).image_id]) == sorted(
         files.keys() - trained
     )
+
+
+def test_an_image_that_the_new_protocol_lacks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, *others = (f"{name[:5]}_{1 if name[6] == 'a' else 2}_{name[-2:]}.png" for name in names())
+    lists = {"train": ["9_999_1_01.png", *others[2:]], "query": others[:1], "gallery": others[1:2]}
+    monkeypatch.setattr(cuhk03, "NEW_PROTOCOL", {"labelled": {k: len(v) for k, v in lists.items()}})
+    config = str(write_config(tmp_path / "config.mat", lists))
+    params = stage_params(write_mat(tmp_path / "cuhk-03.mat"), trial=0, new_protocol=config)
+    with pytest.raises(InputError, match=f"config.mat lacks the image {names()[0]}; give the protocol's own"):
+        download("cuhk03", params)
+    assert not Path("data/cuhk03/images").exists()
 
 
 def names() -> list[str]:

@@ -17,8 +17,9 @@ import resource, sys
 from pathlib import Path
 import numpy as np, torch
 from dgrl.errors import explain
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 path, tensors = Path(sys.argv[1]), {"a": torch.zeros(20000)}
+Path("rcan.safetensors").write_bytes(bytes(80000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 try:
     if path.suffix == ".pt":
         from dgrl.weights.checkpoint import save_checkpoint
@@ -26,6 +27,9 @@ try:
     elif path.suffix == ".npy":
         from dgrl.image_bank import load_bank
         load_bank(Path(sys.argv[2]), 64, 64, file=path)
+    elif path.name == "x2":
+        from dgrl.superres.pretrain import publish_trained
+        publish_trained(path, Path("rcan.safetensors"))
     else:
         from safetensors.torch import save_file
         from dgrl.files import atomic_file
@@ -36,7 +40,7 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors", "images.npy"])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors", "images.npy", "x2"])
 def test_a_file_that_does_not_fit_is_one_line_and_is_not_there(tmp_path: Path, name: str) -> None:
     from test_tables import rows
 
@@ -45,7 +49,7 @@ def test_a_file_that_does_not_fit_is_one_line_and_is_not_there(tmp_path: Path, n
     write_table(tmp_path / "table", rows(4))
     path = tmp_path / "out" / name
     code = [sys.executable, "-c", LIMITED, str(path), str(tmp_path / "table")]
-    ran = subprocess.run(code, capture_output=True, text=True, check=True)
+    ran = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ran.stdout == f"the file is larger than is allowed here (ulimit -f) (File too large): {path}\n"
     assert not list((tmp_path / "out").iterdir())
 

@@ -33,6 +33,12 @@ def test_a_path_that_climbs_out(root: Path, path: str) -> None:
     assert "put the image into that folder" in message
 
 
+@pytest.mark.parametrize("path", [".", "./", "door/.."])
+def test_a_path_that_is_the_folder_itself(root: Path, path: str) -> None:
+    assert "row 6 below the header: " in error_of(table(root, [*ROWS, f"{path},eve,yard"]))
+    assert "row 6 below the header: '.' is no file" in error_of(table(root, [*ROWS, f"{root},eve,yard"]))
+
+
 def test_an_absolute_path_by_another_name_of_the_folder(root: Path) -> None:
     (root.parent / "link").symlink_to(root)
     rows = [f"{root.parent}/link/{row}" for row in ROWS]

@@ -90,6 +90,8 @@ CELLS = st.sampled_from(
         "b/c.png",
         "../a.png",
         "/a.png",
+        ".",
+        "./",
         "1",
         "",
         " ",

@@ -146,13 +146,16 @@ def images(params: Cuhk03Params, archive: Path | Mat) -> Iterator[ImageRow]:
         archive: cuhk-03.mat, a folder that holds it, or the official zip file; or what ``open_mat`` opened.
 
     Raises:
-        InputError: if the archive is not CUHK03, whole and undamaged; and as ``new_protocol_split``.
+        InputError: if the archive is not CUHK03, whole and undamaged; if the new protocol lacks an image, and
+            as ``new_protocol_split``.
     """
     config = params.new_protocol
     subsets = None if config is None else new_protocol_split(Path(config), params.boxes)
     with open_mat(archive) as mat:
         for cell, reference in _images(mat, params.boxes).items():
-            subset = "all" if subsets is None else subsets[cell.image_id]
+            subset = "all" if subsets is None else subsets.get(cell.image_id)
+            if subset is None:
+                raise InputError(f"{config} lacks the image {cell.image_id}; give the protocol's own file")
             yield ImageRow.from_pixels(
                 _pixels(mat, reference, _matlab_name(params.boxes, cell)),
                 f"{cell.image_id}.png",

@@ -148,7 +148,7 @@ def _member(opened: Archive, values: dict[str, str], where: str) -> Member:
         )
     camera = values.get("camera_id", "all")
     camera = camera if role is None else f"{role}:{camera}"
-    return Member(str(path.with_suffix("")), values["person_id"], camera, subset, str(path))
+    return Member(str(path.parent / path.stem), values["person_id"], camera, subset, str(path))
 
 
 def _check_links(opened: Archive, members: list[Member]) -> None:

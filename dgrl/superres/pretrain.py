@@ -7,6 +7,7 @@ Reference: Zhang et al., Image Super-Resolution Using Very Deep Residual Channel
 ECCV 2018.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -24,7 +25,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from dgrl.errors import InputError, MissingError, WorkerError
-from dgrl.files import atomic_folder, sha256
+from dgrl.files import atomic_folder
 from dgrl.mlr.degrade import RECIPES, Degradation
 from dgrl.progress import progress
 from dgrl.random import named_generator, named_seed
@@ -120,16 +121,15 @@ def publish_trained(output: Path, weights: Path) -> None:
         MissingError: if there is no such file.
         InputError: if it cannot be read.
     """
+    try:
+        data = weights.read_bytes()
+    except FileNotFoundError:
+        raise MissingError(f"{weights} does not exist; give a folder with an RCAN of each scale") from None
+    except (OSError, ValueError) as error:  # a path with a null character
+        raise InputError(f"{str(weights)!r} cannot be read ({error}); correct the path") from None
     with atomic_folder(output) as building:
-        try:
-            shutil.copyfile(weights, building / "rcan.safetensors")
-        except FileNotFoundError:
-            raise MissingError(
-                f"{weights} does not exist; give a folder with an RCAN of each scale"
-            ) from None
-        except (OSError, ValueError) as error:  # a path with a null character
-            raise InputError(f"{str(weights)!r} cannot be read ({error}); correct the path") from None
-        _write_untrained(building, {"weights_sha256": sha256(building / "rcan.safetensors")})
+        (building / "rcan.safetensors").write_bytes(data)
+        _write_untrained(building, {"weights_sha256": hashlib.sha256(data).hexdigest()})
 
 
 def _write_untrained(building: Path, options: dict[str, str]) -> None:
@@ -246,10 +246,11 @@ def large_enough(train_hr: Path, params: RcanParams) -> pd.DataFrame:
     persons = large["person_id"].nunique()
     if persons < 2 <= keys["person_id"].nunique():
         unit = math.lcm(*params.scales)
-        largest = sides.groupby(keys["person_id"]).max().nlargest(2).min()
+        largest = sides.groupby(keys["person_id"]).max().nlargest(2).min() // unit * unit
+        advice = f"set it to at most {largest}" if largest else "take another method of super-resolution"
         raise InputError(
             f"rcan.patch = {params.patch} fits into images of only {persons} of the persons of {train_hr}, "
-            f"and RCAN needs two or more; set it to at most {largest // unit * unit}"
+            f"and RCAN needs two or more; {advice}"
         )
     return large
 
