@@ -300,6 +300,17 @@ def test_a_wrong_calibration_or_option(
     assert said in str(done.exception)
 
 
+def test_a_name_with_the_sign_of_tables_is_a_files(dgrl: Command) -> None:
+    Path("gallery/cam").mkdir()
+    for name in ("cam/0.png", "cam#1.png"):
+        Path("gallery", name).write_bytes(encoded(1, "a"))
+    assert len(index(dgrl).rows) == 7
+    dgrl("index", "gallery/cam", "--model", "model.onnx", "--out", "index")
+    assert len(Index.load(Path("index")).rows) == 7
+    Path("gallery/cam#1.png").unlink()
+    assert "cam#1.png" in dgrl("search", query(1, factor=4), "--index", "index", "--html", "sheet.html")
+
+
 def test_a_name_that_is_no_text_is_named(dgrl: Command) -> None:
     Path(os.fsdecode(b"gallery/\xff.png")).write_bytes(encoded(1, "a"))
     done = CliRunner().invoke(app, ["index", "gallery", "--model", "model.onnx", "--out", "index"])

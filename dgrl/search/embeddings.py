@@ -68,8 +68,14 @@ def remove_all(index: Index, path: Path) -> int:
 
 
 def _inside(index: Index, path: Path) -> Mask:
-    root, names = str(path.resolve()), index.rows.image_path
-    return (names.str.startswith((f"{root}/", f"{root}{IN_TABLE}")) | (names == root)).to_numpy(bool)
+    root = str(path.resolve())
+
+    def is_inside(name: str) -> bool:
+        if name.startswith(f"{root}{IN_TABLE}"):
+            return not Path(name).is_file()  # whose own name has the sign
+        return name == root or name.startswith(f"{root}/")
+
+    return np.array([is_inside(name) for name in index.rows.image_path], bool)
 
 
 def embed_sources(embedder: Embedder, images: Iterable[Source]) -> Iterator[tuple[pd.DataFrame, Vectors]]:

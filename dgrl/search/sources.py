@@ -57,7 +57,7 @@ def sources(paths: Iterable[Path], pattern: str | None = None) -> Iterator[Sourc
     """
     matcher = NameMatcher(_compile(pattern), "the names of these files") if pattern else None
     for path in paths:
-        if path.is_dir() and any(path.glob("part-*.parquet")):
+        if is_table(path):
             for row in read_rows(path):
                 if row.subset != JUNK:
                     name = f"{path.resolve()}{IN_TABLE}{row.image_id}"
@@ -72,6 +72,11 @@ def sources(paths: Iterable[Path], pattern: str | None = None) -> Iterator[Sourc
             yield Source(str(root.resolve() / name), person_id, camera_id, read_image_file(file))
 
 
+def is_table(path: Path) -> bool:
+    """Whether a path is that of an image table."""
+    return path.is_dir() and any(path.glob("part-*.parquet"))
+
+
 def read_images(image_paths: Iterable[str]) -> dict[str, bytes]:
     """The encoded images of ``Source.image_path``; those that are gone are left out."""
     found, wanted = {}, defaultdict(set)
@@ -79,7 +84,7 @@ def read_images(image_paths: Iterable[str]) -> dict[str, bytes]:
         folder, separator, image_id = image_path.rpartition(IN_TABLE)
         if Path(image_path).is_file():
             found[image_path] = Path(image_path).read_bytes()
-        elif separator and Path(folder).is_dir():
+        elif separator and is_table(Path(folder)):
             wanted[folder].add(image_id)
     for folder, ids in wanted.items():
         rows = read_rows(Path(folder))
