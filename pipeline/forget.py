@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # they import pandas, which takes a second
     from dgrl.tables import ImageRow
 
 DATA = Path("data")
-CACHES = (Path(".dvc/cache"), Path(".dvc/tmp"), Path(".work"))  # earlier versions, and what killed runs left
+CACHE = Path(".dvc/cache")  # earlier versions
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ def forget(
     held = _images_of(person, paths) if paths else {}
     rows = [row for part in held.values() for row in part]
     gone = partial(_gone, person=person, paths=paths, digests={_sha256(row.data) for row in rows})
-    indexed = [gone(Index.load(folder)).any() for folder in indexes]  # a wrong one is refused at once
-    if not rows and not any(indexed):
+    indexed = sum(int(gone(Index.load(folder)).sum()) for folder in indexes)  # a wrong one is refused at once
+    if not rows and not indexed:
         raise InputError(f"nothing is known of the person {person!r}; give a person_id as the tables have it")
     images = {row.image_id for row in rows}
     traces = {trace for row in rows for trace in _traces(row)}
@@ -71,7 +71,9 @@ def forget(
         files += still_there
     for shard in held:
         write_shard(shard, [row for row in read_rows(shard) if row.person_id != person])
-    logger.info("removed %d images of the person %s and their embeddings", len(images), person)
+    logger.info(
+        "removed %d images of the person %s, and %d embeddings in indexes", len(images), person, indexed
+    )
     if files:
         logger.warning("delete these images too, or dgrl index adds them again: %s", ", ".join(files))
     if paths:
@@ -254,9 +256,12 @@ def _say_what_is_left(person: str, paths: Paths, traces: set[bytes]) -> None:
         "no report shows the person: it was deleted, and dvc repro makes all that follows again. To keep the "
         "network, run before it: dvc commit --force --with-deps train@%s", dataset,
     )  # fmt: skip
-    if found := list(holders(traces, CACHES)):
+    if found := list(holders(traces, [CACHE])):
         logger.warning(
             "earlier versions are still in %s; dvc gc --workspace deletes what this workspace does not use",
             ", ".join(map(str, found)),
         )
+    left = [*sorted(Path(".work").glob(f"*-{dataset}-*")), *Path(".dvc/tmp").glob("exps")]
+    if left:  # also decoded images, in which no digest is found
+        logger.warning("killed and queued runs have left %s; delete it", ", ".join(map(str, left)))
     logger.warning("the source of %s may still have the person: take it out there too", dataset)

@@ -197,6 +197,9 @@ def test_files_that_still_hold_the_person_are_named(dgrl: Command) -> None:
     cached = Path(".dvc/cache/files/md5/ab/cdef")
     cached.parent.mkdir(parents=True)
     shutil.copy("data/synthetic/mlr/query/part-00000.parquet", cached)
+    for left in (".work/train-synthetic-0123/hr.npy", ".dvc/tmp/exps/run"):
+        Path(left).parent.mkdir(parents=True, exist_ok=True)
+        Path(left).write_bytes(b"decoded")
     Path("data/drop").mkdir()
     Path("data/drop/copy.html").write_text(f"<img src='{photo(row.pixels())}'>")
     Path("data/drop/shared.html").write_text(blur_faces(f"<img src='{photo(row.pixels())}'>"))
@@ -209,6 +212,7 @@ def test_files_that_still_hold_the_person_are_named(dgrl: Command) -> None:
         in said
     )
     assert "earlier versions are still in .dvc/cache/files/md5/ab/cdef; dvc gc --workspace" in said
+    assert "killed and queued runs have left .work/train-synthetic-0123, .dvc/tmp/exps; delete it" in said
 
 
 def test_every_index_under_data_is_cleaned(dgrl: Command) -> None:
