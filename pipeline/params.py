@@ -1,6 +1,5 @@
 """All sections of ``params.yaml``, gathered from the code that consumes them."""
 
-import logging
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,9 +18,6 @@ from dgrl.training.params import AugmentParams, TrainParams
 from pipeline.params_file import read_yaml
 
 NOT_SETS = ("drop", "compare")  # what else is in the folder data
-MOVED = ("storage", "log_every", "checkpoint_every")  # from train to runtime; older files have them there
-
-logger = logging.getLogger(__name__)
 
 
 class RuntimeParams(Section):
@@ -106,13 +102,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         InputError: if the file is missing, no YAML, or has a wrong key or value.
     """
-    values = read_yaml(path)
-    train, runtime = values.get("train"), values.get("runtime")
-    for key in MOVED:
-        if isinstance(train, dict) and isinstance(runtime, dict) and key in train:
-            logger.warning("%s: train.%s is now runtime.%s; move it", path, key, key)
-            runtime[key] = train.pop(key)
-    params = Params.parse(values, "", str(path))
+    params = Params.parse(read_yaml(path), "", str(path))
     use(params.limits)
     return params
 

@@ -102,15 +102,6 @@ def test_a_wrong_section_names_key_value_and_what_is_allowed(values: Values, tol
     assert error_of(lambda: Outer.parse(values, "outer", "a.yaml")).startswith(f"a.yaml: {told}")
 
 
-def test_a_file_from_before_the_section_runtime(project: Path, caplog: pytest.LogCaptureFixture) -> None:
-    values = yaml.safe_load(project.read_text())
-    values["train"] |= {"log_every": 3, "checkpoint_every": 7}
-    project.write_text(yaml.safe_dump(values))
-    runtime = load_params(project).runtime
-    assert (runtime.log_every, runtime.checkpoint_every) == (3, 7)
-    assert "train.log_every is now runtime.log_every; move it" in caplog.text
-
-
 def test_a_camera_may_be_a_number(tmp_path: Path) -> None:
     values = synthetic()
     values["mlr"]["lr_camera"] |= {"folder": 1, "viper": "1"}
