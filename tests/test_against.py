@@ -136,3 +136,25 @@ def test_what_cannot_be_compared_is_one_line(
         InputError, match=r"no commit has other metrics of viper than this run \(\w{7} has no"
     ):
         against("viper")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("dvc.lock", "<<<<<<< HEAD\n"),
+        ("dvc.lock", ""),
+        ("data/viper/eval/metrics.json", "{"),
+        ("data/viper/eval/metrics.json", "{}"),
+        ("data/viper/eval/cmc.csv", ""),
+    ],
+)
+def test_a_damaged_file_of_this_run_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / file).unlink()
+    (copy / file).write_text(content)
+    monkeypatch.chdir(copy)
+    with pytest.raises(InputError, match=r"^this run: data/viper/eval or dvc\.lock is damaged"):
+        against("viper", "one")

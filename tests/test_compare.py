@@ -130,6 +130,13 @@ def test_the_tables_say_what_was_measured(params: Params) -> None:
     assert svg == Path("out/compare.svg").read_bytes()
 
 
+def test_two_networks_of_one_name_are_told_apart(params: Params) -> None:
+    Path("b").mkdir()
+    channel_means(Path("b/means.onnx"), ["N", 3, 32, 16])
+    models = ["means.onnx@rgb", "b/means.onnx@rgb"]
+    assert [result.network for result in compare(models, ["synthetic"], params, trials=1)] == models
+
+
 def test_the_tables_say_that_held_out_training_persons_were_measured(params: Params) -> None:
     val = params.model_copy(update={"mlr": params.mlr.model_copy(update={"evaluate_on": "val"})})
     texts = [markdown(compare(["means.onnx@rgb"], ["synthetic"], each, trials=1)) for each in (params, val)]

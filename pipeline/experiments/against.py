@@ -124,6 +124,8 @@ def _run(dataset: str, name: str, read: Read) -> Run:
     except OSError as error:
         where = "run dvc repro" if name == HERE else "get its files: dvc fetch --all-commits, or repeat it"
         raise InputError(f"{name} has no metrics of {dataset} ({error.filename or error}); {where}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        raise InputError(f"{name}: {folder} or {_LOCK} is damaged; dvc repro makes both") from None
     sections = [stage.get("params", {}).get("params.yaml", {}) for stage in stages]
     numbers = {key: value for key, value in metrics.items() if not key.startswith("options.")}
     return Run(name, numbers, cmc, {key: value for each in sections for key, value in flat(each)})

@@ -108,6 +108,10 @@ def compare(
     """
     upscaler = _upscaler(upscale, rcan)
     networks = [load_embedder(*parse_model(model), flip=flip) for model in models]
+    names = [network.name for network in networks]
+    for network, model in zip(networks, models, strict=True):
+        if names.count(network.name) > 1:  # the files of all runs are called model.safetensors
+            network.name = model
     drawn = {dataset: _trials(dataset, params.mlr, trials) for dataset in datasets}
     for trial in (trial for each in drawn.values() for trial in each):  # before any is embedded with
         for network in networks:
