@@ -57,6 +57,11 @@ def explain(error: BaseException) -> str | None:
     return " ".join(line.split())
 
 
+def one_line(error: BaseException) -> str:
+    """What a library's error says, in one line of at most 200 characters; its kind if it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def find_os_error(error: BaseException) -> OSError | None:
     """The OSError that is, or lies behind, an error of a library that reads and writes files."""
     if isinstance(error, OSError):

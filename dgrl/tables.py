@@ -30,7 +30,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dgrl.errors import InputError, MissingError
+from dgrl.errors import InputError, MissingError, one_line
 from dgrl.files import atomic_file, atomic_folder
 from dgrl.images import Image, decode, encode_png, pixel_sha256
 from dgrl.limits import limits
@@ -195,8 +195,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
             raise InputError(f"{path} cannot be read ({os.strerror(error.errno)})") from None
-        reason = " ".join(str(error).split())[:200]
-        raise MissingError(f"{path} is no whole Parquet file ({reason}); {_REMEDY}") from None
+        raise MissingError(f"{path} is no whole Parquet file ({one_line(error)}); {_REMEDY}") from None
 
 
 def _row_count(path: Path) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgrl.errors import InputError
+from dgrl.errors import InputError, one_line
 from dgrl.files import atomic_file
 from pipeline.inputs import inputs
 from pipeline.paths import Paths
@@ -186,8 +186,7 @@ def _forget_in_embeddings(person: str, file: Path) -> set[bytes]:
         gone = pc.equal(table["person_id"], person)
         vectors = table.filter(gone)["embedding"].to_pylist()
     except (pa.ArrowException, LookupError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise InputError(f"{file} is damaged ({problem}); delete it and run forget again") from None
+        raise InputError(f"{file} is damaged ({one_line(error)}); delete it and run forget again") from None
     with atomic_file(file) as building:
         pq.write_table(table.filter(pc.invert(gone)), building)
     return {np.asarray(vector, np.float32).tobytes() for vector in vectors}

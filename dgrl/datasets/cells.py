@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgrl.datasets.archive import require_readable
-from dgrl.errors import InputError
+from dgrl.errors import InputError, one_line
 from dgrl.limits import check_size, limits
 
 LINE = 1_000_000  # characters of a line of CSV, at most
@@ -39,8 +39,7 @@ def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
     except UnicodeDecodeError:
         raise InputError(f"{table} is not in UTF-8; save it as CSV in UTF-8") from None
     except (OSError, ValueError, ArithmeticError, csv.Error, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{table} is no readable table ({reason}); write it anew") from None
+        raise InputError(f"{table} is no readable table ({one_line(error)}); write it anew") from None
     columns = [column.strip().lower() for column in header]
     for column in columns:
         if columns.count(column) > 1:

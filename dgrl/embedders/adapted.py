@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from dgrl.datasets.archive import require_readable
 from dgrl.embedders.protocol import Embedder, Resolution
-from dgrl.errors import InputError
+from dgrl.errors import InputError, one_line
 from dgrl.evaluation.adaptation import Side, Whitening
 from dgrl.files import atomic_file
 from dgrl.images import Image
@@ -60,8 +60,7 @@ def load_whitening(path: Path, network: Embedder, *, flip: bool) -> Whitening:
         whitening = Whitening(query_mean, gallery_mean, matrix, header["shrinkage"], header["pairs"])
         belongs, fitted = header["network"], header["flip"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no whitening, or damaged ({problem}); adapt again") from None
+        raise InputError(f"{path} is no whitening, or damaged ({one_line(error)}); adapt again") from None
     if belongs != network.digest:
         raise InputError(f"{path} belongs to another network than {network.name}; adapt this one")
     if fitted != flip:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dgrl.datasets.archive import require_readable
 from dgrl.embedders.preprocessing import Preprocessing, choose, input_size, prepare
 from dgrl.embedders.protocol import Resolution
-from dgrl.errors import InputError
+from dgrl.errors import InputError, one_line
 from dgrl.evaluation.norms import require_norms
 from dgrl.extras import package
 from dgrl.files import sha256
@@ -71,7 +71,7 @@ class ExternalNetwork:
         try:
             found = np.asarray(self.run(inputs))
         except Exception as error:  # onnxruntime's have no class of their own in common
-            raise InputError(f"{self.path} does not run ({_first_line(error)}); export it again") from None
+            raise InputError(f"{self.path} does not run ({one_line(error)}); export it again") from None
         outputs = found.reshape(found.shape[:2]) if found.shape[2:] == (1, 1) else found
         if outputs.ndim != 2 or len(outputs) != len(inputs) or outputs.dtype.kind != "f":
             raise InputError(
@@ -91,7 +91,7 @@ def load_onnx(path: Path, preprocessing: str | None, *, flip: bool = False) -> E
     try:
         session = ort.InferenceSession(str(path), options, providers=ort.get_available_providers())
     except Exception as error:
-        raise InputError(f"{path} is no readable ONNX file ({_first_line(error)}); export it again") from None
+        raise InputError(f"{path} is no readable ONNX file ({one_line(error)}); export it again") from None
     if len(session.get_inputs()) != 1:
         raise InputError(f"{path} has {len(session.get_inputs())} inputs; export it for images alone")
     image = session.get_inputs()[0]
@@ -135,7 +135,7 @@ def load_openvino(path: Path, preprocessing: str | None, *, flip: bool = False) 
         compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:
         raise InputError(
-            f"{path} is no readable OpenVINO file ({_first_line(error)}); export it again"
+            f"{path} is no readable OpenVINO file ({one_line(error)}); export it again"
         ) from None
     return ExternalNetwork(
         [path, path.with_suffix(".bin")],
@@ -179,7 +179,3 @@ def _unit(outputs: Floats, start: int) -> Floats:
     norms = np.linalg.norm(outputs.astype(np.float64), axis=1, keepdims=True)
     require_norms(norms[:, 0], start, "check the network and its preprocessing")
     return np.asarray(outputs / norms, np.float32)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from dgrl.config import Section
 from dgrl.datasets.archive import require_readable
-from dgrl.errors import InputError
+from dgrl.errors import InputError, one_line
 from dgrl.image_bank import resize
 from dgrl.images import Image
 
@@ -75,8 +75,7 @@ def _read(path: Path) -> Any:
     try:
         return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, YAMLError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no readable YAML file ({problem}); correct it") from None
+        raise InputError(f"{path} is no readable YAML file ({one_line(error)}); correct it") from None
 
 
 def input_size(path: Path, found: Sequence[int | None], params: Preprocessing) -> tuple[int, int]:

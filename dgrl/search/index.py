@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dgrl.config import Section
 from dgrl.datasets.archive import require_readable
-from dgrl.errors import InputError
+from dgrl.errors import InputError, one_line
 from dgrl.extras import package
 from dgrl.files import atomic_folder, beside, locked, sha256
 
@@ -234,8 +234,7 @@ def _files(kind: Kind) -> list[str]:
 
 
 def _damaged(folder: Path, problem: Exception) -> InputError:
-    said = " ".join(str(problem).split())[:150]
-    return InputError(f"{folder} is a damaged index ({said}); delete it and index again")
+    return InputError(f"{folder} is a damaged index ({one_line(problem)}); delete it and index again")
 
 
 def _read_rows(file: Path) -> pd.DataFrame:

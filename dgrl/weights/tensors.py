@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dgrl.errors import InputError, MissingError
+from dgrl.errors import InputError, MissingError, one_line
 
 T = TypeVar("T")
 
@@ -50,8 +50,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
     except SafetensorError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged or no safetensors file ({reason}); write it again") from None
+        raise InputError(
+            f"{path} is damaged or no safetensors file ({one_line(error)}); write it again"
+        ) from None
 
 
 def read_tensors(path: Path, entry: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
