@@ -73,11 +73,11 @@ def embed(
     rcan: RcanOption = None,
 ) -> None:
     """Embed images: one row per image, with a column `embedding` of unit length."""
-    from dgrl.search.embeddings import embed_sources, joined, write_embeddings
+    from dgrl.search.embeddings import embed_sources, write_embeddings
     from dgrl.search.sources import sources
 
     embedder = _load(model, lr_below, rcan)
-    rows, vectors = joined(embed_sources(embedder, sources(paths, pattern)))
+    rows, vectors = embed_sources(embedder, sources(paths, pattern))
     write_embeddings(out, rows, vectors, embedder.network.name, embedder.network.digest)
     logger.info("%s: %d embeddings; %s", out, len(rows), embedder.describe(list(rows.resolution)))
 
@@ -154,9 +154,9 @@ def search(
     Where the model has a calibration.json beside it, or a run's evaluation wrote one, each says `same person`
     with a probability, or `unknown`.
     """
-    from dgrl.search.answers import Query, find_answers
+    from dgrl.search.answers import find_answers
     from dgrl.search.blur import blur_faces as blurred
-    from dgrl.search.embeddings import embed_sources, joined
+    from dgrl.search.embeddings import embed_sources
     from dgrl.search.sheet import render_sheet
     from dgrl.search.sources import sources
 
@@ -164,13 +164,10 @@ def search(
         raise InputError("--blur-faces is of the contact sheet; add --html FILE")
     found, embedder, verdict = open_index(index_folder, model, lr_below, rcan, fmr, prior)
     images = list(sources(queries))
-    rows, vectors = joined(embed_sources(embedder, images))
-    asked = [
-        Query(image.image_path, resolution, image.data)
-        for image, resolution in zip(images, rows.resolution, strict=True)
-    ]
-    answers = find_answers(found, asked, vectors, top, verdict)
-    note = embedder.describe(list(rows.resolution))
+    rows, vectors = embed_sources(embedder, images)
+    resolutions = list(rows.resolution)
+    answers = find_answers(found, images, resolutions, vectors, top, verdict)
+    note = embedder.describe(resolutions)
     console = Console(markup=False, highlight=False)
     for answer in answers:
         console.print(_table(answer))

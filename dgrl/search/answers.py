@@ -3,25 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dgrl.embedders.protocol import Resolution
 from dgrl.search.index import Index, Vectors
-from dgrl.search.sources import read_images
-
-
-class Query(NamedTuple):
-    """An encoded image to search for.
-
-    Args:
-        image_path: the file, or what to call it.
-        resolution: what it was taken for.
-        data: the encoded image.
-    """
-
-    image_path: str
-    resolution: Resolution
-    data: bytes
+from dgrl.search.sources import Source, read_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +32,19 @@ class Answer:
 
 
 def find_answers(
-    index: Index, queries: Sequence[Query], vectors: Vectors, top: int, verdict: Callable[[float], str]
+    index: Index,
+    queries: Sequence[Source],
+    resolutions: Sequence[Resolution],
+    vectors: Vectors,
+    top: int,
+    verdict: Callable[[float], str],
 ) -> list[Answer]:
     """Search, and read the images that were found.
 
     Args:
         index: of the network that embedded the queries.
         queries: N images.
+        resolutions: what each was taken for.
         vectors: [N, D], their embeddings.
         top: matches of each, at most.
         verdict: from a similarity to ``Match.answer``.
@@ -61,13 +53,13 @@ def find_answers(
     rows = [index.rows.iloc[matches.rows] for matches in results]
     images = read_images({path for part in rows for path in part.image_path})
     answers = []
-    for query, matches, part in zip(queries, results, rows, strict=True):
+    for query, resolution, matches, part in zip(queries, resolutions, results, rows, strict=True):
         shown = []
         for row, similarity in zip(part.to_dict("records"), matches.similarity.tolist(), strict=True):
             data, name = images.get(row["image_path"]), _short(row["image_path"])
             shown.append(Match(name, _caption(row), similarity, verdict(similarity), data))
-        note = "low-resolution" if query.resolution == "lr" else "high-resolution"
-        if query.resolution == "hr" and any(match.answer for match in shown):
+        note = "low-resolution" if resolution == "lr" else "high-resolution"
+        if resolution == "hr" and any(match.answer for match in shown):
             note += ", but low-resolution queries are what the answers are calibrated on"
         answers.append(Answer(_short(query.image_path), note, query.data, shown))
     return answers

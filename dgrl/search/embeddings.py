@@ -1,7 +1,6 @@
 """Images to rows of an index, and the table of them that other programs read."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dgrl.embedders.embedder import CHUNK, Embedder
+from dgrl.embedders.embedder import Embedder
 from dgrl.embedders.protocol import Resolution
 from dgrl.files import atomic_file
+from dgrl.images import Image
 from dgrl.search.index import COLUMNS, SCHEMA, Index, Mask, Vectors
 from dgrl.search.sources import IN_TABLE, Source, sources
 
@@ -48,7 +48,7 @@ def update(index: Index, folder: Path, embedder: Embedder, pattern: str | None =
         ids[source.image_path] = source.person_id, source.camera_id
         return known.get(source.image_path) != source.sha256
 
-    rows, vectors = joined(embed_sources(embedder, filter(is_new, sources([folder], pattern))))
+    rows, vectors = embed_sources(embedder, filter(is_new, sources([folder], pattern)))
     gone = _inside(index, folder) & ~index.rows.image_path.isin(ids).to_numpy(bool)
     index.remove(gone)
     if len(rows):
@@ -78,29 +78,22 @@ def _inside(index: Index, path: Path) -> Mask:
     return np.array([is_inside(name) for name in index.rows.image_path], bool)
 
 
-def embed_sources(embedder: Embedder, images: Iterable[Source]) -> Iterator[tuple[pd.DataFrame, Vectors]]:
-    """Rows of an index and their embeddings, ``CHUNK`` images at a time.
+def embed_sources(embedder: Embedder, images: Iterable[Source]) -> tuple[pd.DataFrame, Vectors]:
+    """Rows of an index and their embeddings [N, D]; few images are in memory at once.
 
     Raises:
         InputError: naming the image that is none.
     """
-    waiting = iter(images)
-    while chunk := list(islice(waiting, CHUNK)):
-        vectors, resolutions = embedder.embed_images(each.pixels() for each in chunk)
-        rows = [
-            (each.image_path, each.person_id, each.camera_id, each.sha256, resolution)
-            for each, resolution in zip(chunk, resolutions, strict=True)
-        ]
-        yield pd.DataFrame(rows, columns=list(COLUMNS)), vectors
+    known: list[tuple[str, str | None, str | None, str]] = []
 
+    def pixels() -> Iterator[Image]:
+        for each in images:
+            known.append((each.image_path, each.person_id, each.camera_id, each.sha256))
+            yield each.pixels()
 
-def joined(parts: Iterable[tuple[pd.DataFrame, Vectors]]) -> tuple[pd.DataFrame, Vectors]:
-    """All rows and embeddings, of none or more parts."""
-    found = list(parts)
-    if not found:
-        return pd.DataFrame(columns=list(COLUMNS), dtype=str), np.empty((0, 0), np.float32)
-    rows, vectors = zip(*found, strict=True)
-    return pd.concat(rows, ignore_index=True), np.concatenate(vectors)
+    vectors, resolutions = embedder.embed_images(pixels())
+    rows = [(*values, resolution) for values, resolution in zip(known, resolutions, strict=True)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)), vectors
 
 
 def write_embeddings(path: Path, rows: pd.DataFrame, vectors: Vectors, model: str, digest: str) -> None:

@@ -10,8 +10,9 @@ from dgrl.image_bank import resize
 from dgrl.images import Image, decode, encode_png
 from dgrl.model.network import Stream
 from dgrl.report.activation import activation_maps, overlay
-from dgrl.search.answers import Match, Query, find_answers
+from dgrl.search.answers import Match, find_answers
 from dgrl.search.index import Index
+from dgrl.search.sources import Source
 
 TOP = 10
 NAME = "this file"
@@ -56,7 +57,7 @@ def find(
     image = decode(data, NAME)
     resolution, fed = _network_input(embedder, image)
     vectors = embedder.network.embed([fed], resolution)
-    (answer,) = find_answers(index, [Query(NAME, resolution, data)], vectors, TOP, verdict)
+    (answer,) = find_answers(index, [Source(NAME, None, None, data)], [resolution], vectors, TOP, verdict)
     matches, activation = answer.matches, None
     network = embedder.network
     if maps and isinstance(network, TrainedNetwork):
