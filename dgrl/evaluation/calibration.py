@@ -143,8 +143,8 @@ def calibrate(
     if len(folds) < 2 or not all(fold.same.any() and not fold.same.all() for fold in folds):
         logger.info("too few persons to calibrate: each half needs pairs of one person and of two")
         return None, {}
-    held_out = {name: _held_out(fit, folds) for name, fit in METHODS.items()}
-    errors = {name: _error(folds, probability) for name, probability in held_out.items()}
+    fits = {name: [fit(fold) for fold in reversed(folds)] for name, fit in METHODS.items()}  # on the other
+    errors = {name: _error(folds, fitted) for name, fitted in fits.items()}
     method = min(errors, key=lambda name: errors[name])
     pairs = make_pairs(query, gallery)
     knots, log_odds = METHODS[method](pairs)
@@ -161,11 +161,9 @@ def calibrate(
                 false = part.similarity[~part.same] > limit
                 metrics[f"{name}.fmr_at_{_power(rate)}"] = 100 * float(false.mean())
     for factor in np.unique(factors).tolist():
-        chosen = [half[2][fold.query] == factor for half, fold in zip(halves, folds, strict=True)]
-        if all(fold.same[rows].any() for fold, rows in zip(folds, chosen, strict=True)):
-            parts = [fold.select(rows) for fold, rows in zip(folds, chosen, strict=True)]
-            probability = [each[rows] for each, rows in zip(held_out[method], chosen, strict=True)]
-            metrics[f"factor{factor}.ece"] = 100 * _error(parts, probability)
+        parts = [fold.select(half[2][fold.query] == factor) for half, fold in zip(halves, folds, strict=True)]
+        if all(part.same.any() for part in parts):
+            metrics[f"factor{factor}.ece"] = 100 * _error(parts, fits[method])
     calibration = Calibration(
         model=model,
         method=method,
@@ -252,17 +250,11 @@ METHODS: Mapping[Literal["logistic", "isotonic"], Fit] = {
 }
 
 
-def _held_out(fit: Fit, folds: list[Pairs]) -> list[Floats]:
-    """The probability of each fold's pairs, by what was fitted on the other fold."""
-    fits = [fit(fold) for fold in reversed(folds)]
-    return [expit(np.interp(fold.similarity, *fitted)) for fold, fitted in zip(folds, fits, strict=True)]
-
-
-def _error(folds: list[Pairs], probability: list[Floats]) -> float:
-    """The mean of the folds' expected calibration errors."""
+def _error(folds: list[Pairs], fits: list[tuple[Floats, Floats]]) -> float:
+    """The mean of the folds' expected calibration errors, each by its knots and their log-odds."""
     found = [
-        expected_calibration_error(each, fold.same, fold.weights())
-        for fold, each in zip(folds, probability, strict=True)
+        expected_calibration_error(expit(np.interp(fold.similarity, *fit)), fold.same, fold.weights())
+        for fold, fit in zip(folds, fits, strict=True)
     ]
     return float(np.mean(found))
 
