@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.applications import Starlette
 
-    from dgrl.embedders.embedder import Embedder
-    from dgrl.search.index import Index
+    from pipeline.search import Opened
 
 HOST, PORT = "127.0.0.1", 8765
 
@@ -46,7 +45,7 @@ def app(
     """
     for name in ("starlette", "uvicorn"):
         package(name, "app", "the page")
-    page = build_page(index_folder, model, lr_below, rcan, fmr, prior)
+    page = build_page(index_folder, partial(open_index, index_folder, model, lr_below, rcan, fmr, prior))
     with listen(port) as listening:
         server = make_server(page)
         typer.echo(f"http://{HOST}:{listening.getsockname()[1]} (Ctrl-C ends it)")
@@ -54,15 +53,13 @@ def app(
             server.run([listening])
 
 
-def build_page(
-    folder: Path,
-    model: str | None = None,
-    lr_below: int | None = None,
-    rcan: Path | None = None,
-    fmr: float | None = None,
-    prior: float | None = None,
-) -> "Starlette":
-    """The page of an index, which follows it: who is removed from it is not found from then on."""
+def build_page(folder: Path, load: "Callable[[], Opened]") -> "Starlette":
+    """The page of an index, which follows it: who is removed from it is not found from then on.
+
+    Args:
+        folder: the index.
+        load: opens it, as ``open_index`` does.
+    """
     from dgrl.embedders.trained import TrainedNetwork
     from dgrl.search.app import build_app
     from dgrl.search.finding import Finding, find
@@ -70,10 +67,10 @@ def build_page(
     file = folder / "index.json"
 
     @lru_cache(maxsize=1)
-    def opened(written: int) -> "tuple[Index, Embedder, Callable[[float], str]]":
-        return open_index(folder, model, lr_below, rcan, fmr, prior)
+    def opened(written: int) -> "Opened":
+        return load()
 
-    def current() -> "tuple[Index, Embedder, Callable[[float], str]]":
+    def current() -> "Opened":
         return opened(file.stat().st_mtime_ns if file.exists() else 0)
 
     def find_now(data: bytes, maps: bool) -> Finding:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # they import pandas and torch, which takes seconds
     from dgrl.search.answers import Answer
     from dgrl.search.index import Index
 
+    Opened = tuple[Index, Embedder, Callable[[float], str]]  # the last: what a similarity is answered with
+
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -180,12 +182,12 @@ def search(
 
 def open_index(
     folder: Path,
-    model: str | None,
-    lr_below: int | None,
-    rcan: Path | None,
-    fmr: float | None,
-    prior: float | None,
-) -> "tuple[Index, Embedder, Callable[[float], str]]":
+    model: str | None = None,
+    lr_below: int | None = None,
+    rcan: Path | None = None,
+    fmr: float | None = None,
+    prior: float | None = None,
+) -> "Opened":
     """An index, its network, and what a similarity is answered with; the options are those of ``search``."""
     from dgrl.embedders.catalog import parse_model
     from dgrl.search.index import Index

@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from dgrl.images import Image, encode_png
 from dgrl.search.embeddings import update
 from dgrl.search.index import Index
 from pipeline.app import build_page, listen, make_server
+from pipeline.search import open_index
 
 PATTERN = r"p(?P<person_id>\d+)\.png"
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -51,7 +53,7 @@ def fill_index(folder: Path, model: str) -> Path:
 def serving(index: Path) -> Iterator[int]:
     """The page's port, while it is served."""
     with listen(0) as listening:
-        server = make_server(build_page(index))
+        server = make_server(build_page(index, partial(open_index, index)))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
