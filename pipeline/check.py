@@ -75,8 +75,9 @@ def source_keys(dataset: str, params: Params) -> pd.DataFrame | None:
                 for member in members
             ]
     elif source.kind == "synthetic":
+        size = source.width, source.height
         rows = [
-            (f"{person:04d}_c{camera}_{index:02d}", f"{person:04d}", f"c{camera}", "all", *_shape(source))
+            (f"{person:04d}_c{camera}_{index:02d}", f"{person:04d}", f"c{camera}", "all", *size)
             for person in range(1, source.persons + 1)
             for camera in range(1, source.cameras + 1)
             for index in range(1, source.images_per_camera + 1)
@@ -96,10 +97,6 @@ def training_images(keys: pd.DataFrame, dataset: str, params: Params) -> pd.Data
     entries = plan_split(keys, dataset, params.mlr, official_splits(dataset)).entries
     trained = {name for name, rows in entries.items() if any(row.table == "train_hr" for row in rows)}
     return keys[keys.image_id.isin(trained)]
-
-
-def _shape(source: Any) -> tuple[int, int]:
-    return source.width, source.height
 
 
 def _missing_files(dataset: str, params: Params) -> list[str]:

@@ -20,7 +20,6 @@ from pipeline import commands
 from pipeline import export as exporting
 from pipeline import forget as forgetting
 from pipeline import search as searching
-from pipeline import share as sharing
 from pipeline.logs import set_up_logs
 
 if TYPE_CHECKING:
@@ -198,7 +197,6 @@ def evaluate(dataset: DatasetArgument, workers: WorkersOption = None) -> None:
 app.command()(searching.embed)
 app.command()(searching.index)
 app.command()(searching.search)
-app.command()(sharing.report)
 app.command()(page.app)
 app.command()(forgetting.forget)
 app.command()(exporting.export)

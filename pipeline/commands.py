@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from dgrl.errors import MissingError
 from dgrl.files import atomic_file
 from pipeline.experiments.paper import AblationName, TableFormat, TableName
 
@@ -105,6 +106,27 @@ def against(
 
 
 @app.command()
+def report(
+    dataset: Annotated[str, typer.Argument(help="The dataset whose report it is.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    blur_faces: Annotated[
+        bool, typer.Option("--blur-faces", help="Blur the upper half of each image, where faces are.")
+    ] = False,
+) -> None:
+    """Copy a dataset's report into one HTML file for others, with faces blurred if wanted."""
+    from dgrl.search.blur import blur_faces as blurred
+    from pipeline.paths import Paths
+
+    file = Paths(dataset).eval / "report.html"
+    if not file.is_file():
+        raise MissingError(f"{file} does not exist; run the stage evaluate first")
+    page = file.read_text(encoding="utf-8")
+    with atomic_file(out) as building:
+        building.write_text(blurred(page) if blur_faces else page, encoding="utf-8")
+    logger.info("%s: the report of %s%s", out, dataset, ", faces blurred" if blur_faces else "")
+
+
+@app.command()
 def ablate(
     rows: Annotated[
         AblationName, typer.Argument(help="losses: Table II, components: Table III, sr: super-resolution.")
@@ -144,7 +166,7 @@ def table(
         typer.echo(text, nl=False)
         return
     with atomic_file(output) as file:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
 
 
 @app.command()

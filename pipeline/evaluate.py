@@ -22,7 +22,6 @@ from dgrl.files import atomic_folder, sha256
 from dgrl.image_bank import ImageBank, load_bank
 from dgrl.mlr.protocol import MlrParams, seen_by_lr_camera
 from dgrl.model.network import DGRL
-from dgrl.model.params import ModelParams
 from dgrl.parallel.device import default_workers
 from dgrl.random import named_seed
 from dgrl.weights.published import load_model, trained_persons
@@ -63,7 +62,8 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
         metrics["adapted.lambda"] = whitening.shrinkage
     untrained = None
     if params.evaluate.untrained:
-        untrained = rank(*_embed(ready(_untrained(model_params, seed)), query_bank, gallery_bank))
+        torch.manual_seed(named_seed("untrained", seed))
+        untrained = rank(*_embed(ready(DGRL(model_params, persons=1)), query_bank, gallery_bank))
         metrics |= {f"untrained.{name}": value for name, value in untrained.metrics().items()}
     options = _options(paths, params.evaluate)
     with atomic_folder(paths.eval) as folder:
@@ -112,11 +112,6 @@ def _adaptation_pairs(
             "train.held_out to a share of them such as 0.5, or train.epochs to 0"
         )
     return _embed(extractor, *sides)
-
-
-def _untrained(model_params: ModelParams, seed: int) -> DGRL:
-    torch.manual_seed(named_seed("untrained", seed))
-    return DGRL(model_params, persons=1)
 
 
 def _options(paths: Paths, params: EvaluateParams) -> dict[str, Any]:
