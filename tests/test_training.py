@@ -19,7 +19,7 @@ from dgrl.model.params import LossParams, ModelParams
 from dgrl.training.batches import Batches
 from dgrl.training.distributed import ALONE, Ranks
 from dgrl.training.params import AugmentParams, TrainParams
-from dgrl.training.trainer import Losses, Run, Schedule, train
+from dgrl.training.trainer import Losses, Run, learning_rate, train
 from dgrl.weights.checkpoint import load_checkpoint
 from dgrl.weights.initial import build
 from dgrl.weights.published import load_model, save_model
@@ -351,7 +351,7 @@ def test_images_without_twins() -> None:
 
 
 def test_schedule_is_the_papers_step_decay_after_a_linear_warm_up() -> None:
-    schedule = Schedule(train_params(epochs=70, learning_rate=0.013, warmup_epochs=2), steps_per_epoch=10)
+    schedule = partial(learning_rate, train_params(epochs=70, learning_rate=0.013, warmup_epochs=2), 10)
     assert [schedule(step) for step in (20, 299)] == [0.013, 0.013]
     assert [schedule(step) for step in (300, 599)] == pytest.approx([0.0013, 0.0013])
     assert schedule(600) == pytest.approx(0.00013)
@@ -361,7 +361,7 @@ def test_schedule_is_the_papers_step_decay_after_a_linear_warm_up() -> None:
 
 def test_the_warm_up_may_have_a_constant_rate() -> None:
     params = train_params(epochs=70, learning_rate=0.013, warmup_epochs=5, warmup_rate=3e-4)
-    schedule = Schedule(params, steps_per_epoch=10)
+    schedule = partial(learning_rate, params, 10)
     assert [schedule(step) for step in (0, 25, 49, 50, 299)] == [3e-4, 3e-4, 3e-4, 0.013, 0.013]
 
 

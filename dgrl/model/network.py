@@ -113,7 +113,11 @@ class DGRL(nn.Module):
             sr: their SR twins, in the same order.
         """
         shallow_hr, shallow_sr = self.stems["hr"](hr), self.stems["sr"](sr)
-        maps = self._branches(torch.cat([shallow_hr, shallow_sr]))
+        stage2 = self.layer2(self.layer1(torch.cat([shallow_hr, shallow_sr])))
+        stage3 = self.layer3(stage2)
+        maps = [self.layer4(stage3)]
+        if self.side2 is not None and self.side3 is not None:
+            maps += [self.side2(stage2), self.side3(stage3)]
         outputs = [head(feature_map) for head, feature_map in zip(self.heads, maps, strict=True)]
         embeddings, _, logits = map(list, zip(*outputs, strict=True))
         return Output(shallow_hr, shallow_sr, embeddings, logits)
@@ -131,14 +135,6 @@ class DGRL(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stems[stream](images)))))
         _, normalised, _ = self.heads[0](x)
         return nn.functional.normalize(normalised.float(), dim=1)
-
-    def _branches(self, x: Tensor) -> list[Tensor]:
-        stage2 = self.layer2(self.layer1(x))
-        stage3 = self.layer3(stage2)
-        maps = [self.layer4(stage3)]
-        if self.side2 is not None and self.side3 is not None:
-            maps += [self.side2(stage2), self.side3(stage3)]
-        return maps
 
 
 def _stem(stem: nn.Sequential, params: ModelParams) -> Stem:

@@ -9,9 +9,10 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar, cast
@@ -155,8 +156,10 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     try:
-        shared = processes, port, os.getpid(), errors, function, arguments
-        spawn(_run_rank, shared, processes)  # type: ignore[no-untyped-call]
+        counts = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        shared = {**counts, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        run = partial(function, *arguments)
+        spawn(_run_rank, (shared, os.getpid(), errors, run), processes)  # type: ignore[no-untyped-call]
     except ProcessException as error:  # of the first that ended, which need not be the one with the error
         if not errors.empty():
             raise InputError(errors.get()) from None
@@ -167,20 +170,13 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
 
 
 def _run_rank(
-    rank: int,
-    count: int,
-    port: int,
-    parent: int,
-    errors: "SimpleQueue[str]",
-    function: Callable[..., None],
-    arguments: tuple[Any, ...],
+    rank: int, shared: Mapping[str, object], parent: int, errors: "SimpleQueue[str]", run: Callable[[], None]
 ) -> None:
     die_with_parent(parent)
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    own = {"RANK": rank, "LOCAL_RANK": rank, **shared}
     os.environ |= {name: str(value) for name, value in own.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        function(*arguments)
+        run()
     except Exception as error:
         if (line := explain(error)) is None:
             raise

@@ -34,21 +34,14 @@ DIVERGED = (
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Schedule:
-    """Learning rate of a step: linear or constant warm-up, then a decay every few epochs."""
-
-    params: TrainParams
-    steps_per_epoch: int
-
-    def __call__(self, step: int) -> float:
-        """The learning rate of an optimizer step; the first is 0."""
-        epoch = step // self.steps_per_epoch
-        rate = self.params.learning_rate * self.params.decay_factor ** (epoch // self.params.decay_every)
-        warmup = self.params.warmup_epochs * self.steps_per_epoch
-        if step >= warmup:
-            return rate
-        return self.params.warmup_rate or rate * (0.01 + 0.99 * step / warmup)
+def learning_rate(params: TrainParams, steps_per_epoch: int, step: int) -> float:
+    """Of an optimizer step, the first being 0: linear or constant warm-up, then a decay every few epochs."""
+    epoch = step // steps_per_epoch
+    rate = params.learning_rate * params.decay_factor ** (epoch // params.decay_every)
+    warmup = params.warmup_epochs * steps_per_epoch
+    if step >= warmup:
+        return rate
+    return params.warmup_rate or rate * (0.01 + 0.99 * step / warmup)
 
 
 @dataclass
@@ -251,7 +244,6 @@ def train(
     device = batches.device
     torch.backends.cudnn.benchmark = True  # every step has the same shapes: the fastest algorithm of each
     dtype = _precision(params.precision, device)
-    schedule = Schedule(params, batches.per_epoch)
     model.train()
     if params.freeze_batch_norm:
         freeze_batch_norms(model, pretrained)
@@ -279,7 +271,7 @@ def train(
         bar = display.add_task("train", total=steps, completed=run.step)
         while run.step < steps:
             terms = terms_of(network)
-            rate = schedule(run.step)
+            rate = learning_rate(params, batches.per_epoch, run.step)
             run.optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             if params.clip_norm:

@@ -288,14 +288,10 @@ def _require_backbone(match: Match, network: State, path: Path, backbone: Backbo
 
 def _report(match: Match) -> str:
     parts = [f"{len(match.taken)} tensors taken"]
-    parts += [
-        f"{len(names)} {what} ({_modules(names)})"
-        for names, what in (
-            (match.unused, "of the file unused"),
-            (match.random, "of the network stay random"),
-        )
-        if names
-    ]
+    if match.unused:
+        parts.append(f"{len(match.unused)} of the file unused ({_modules(match.unused)})")
+    if match.random:
+        parts.append(f"{len(match.random)} of the network stay random ({_modules(match.random)})")
     return "; ".join(parts)
 
 
