@@ -58,7 +58,10 @@ def test_the_tables_of_the_protocol_are_those_of_the_measurements() -> None:
 
 def test_the_tables_of_experiments_are_those_of_their_runs() -> None:
     runs, page = script("runs"), (ROOT / "docs/results.md").read_text()
-    for name in ("fine-tuned", "fine-tuned-caviar", "fine-tuned-lite", "components-lite", "study-lite"):
+    for name in (
+        "fine-tuned", "fine-tuned-caviar", "fine-tuned-lite", "adapted-lite", "fine-tuned-lite-caviar",
+        "components-lite", "study-lite",
+    ):  # fmt: skip
         assert f"python docs/runs.py {name}" in page
         found = json.loads((ROOT / f"docs/results/{name}.json").read_text())
         assert with_part(page, name, runs.table(found)) == page
