@@ -16,6 +16,8 @@ test: .venv/installed-dev
 
 # The lines of the product that no test runs, and whether they are more than pyproject.toml allows. Apart from
 # `make test`, which it would slow down: Python 3.11 has no cheap way to watch lines.
+# The file is absolute, since tests run processes in other folders.
+coverage: export COVERAGE_FILE = $(CURDIR)/build/coverage/data
 coverage: .venv/installed-dev
 	rm -rf build/coverage && mkdir -p build/coverage
 	OMP_NUM_THREADS=1 coverage run --module pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
