@@ -128,6 +128,23 @@ def params_read(stage: str) -> set[str]:
     return found
 
 
+def test_params_have_one_name_by_which_they_are_found() -> None:
+    for name in {file for stage in STAGES for file in closure(ROOT / f"pipeline/{stage}.py")}:
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            if (
+                isinstance(node, ast.arg)
+                and node.annotation
+                and "Params"
+                in (
+                    ast.unparse(node.annotation),
+                    getattr(node.annotation, "value", ""),
+                )
+            ):
+                assert node.arg == "params", f"{name}: {node.arg} is {ast.unparse(node.annotation)}"
+            if isinstance(node, ast.Assign):
+                assert ast.unparse(node.value) != "params", f"{name}: {ast.unparse(node)}"
+
+
 def keys_read(section: str, key: str) -> set[str]:
     """The keys behind a key, or a property that is made of keys, of a section; the section for all else."""
     if key in fields(section):
