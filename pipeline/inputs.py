@@ -95,6 +95,8 @@ def _digest(path: Path, memo: Memo, seen: Memo) -> str:
 def _file_digest(path: Path, memo: Memo, seen: Memo) -> str:
     """Read only where size, times or inode are not those of the last time."""
     try:
+        if path.is_fifo():  # to open it would wait for a writer
+            return "unreadable: a pipe"
         stat = path.stat()
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         key = str(path.absolute())

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from archives import Members, message_of
 
-from dgrl.datasets.archive import Member, open_archive
+from dgrl.datasets.archive import Member, open_archive, require_readable
 from dgrl.errors import InputError
 from dgrl.limits import Limits
 
@@ -335,3 +335,9 @@ def test_an_image_that_is_none(tmp_path: Path, form: Callable[..., Path], data: 
 def test_what_is_neither_a_file_nor_a_folder_is_named(tmp_path: Path) -> None:
     os.mkfifo(unpack(tmp_path) / "a/3.png")
     assert "/a/3.png' is neither a file nor a folder; remove it" in message_of(contents, tmp_path / "x")
+
+
+@pytest.mark.parametrize("read", [contents, require_readable])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    assert message_of(read, tmp_path / "pipe.zip").endswith("pipe.zip is a pipe; give a file")

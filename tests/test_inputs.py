@@ -146,6 +146,13 @@ def test_a_linked_folder_counts_by_its_name_and_is_not_followed(project: Path) -
     assert digests(source) != before
 
 
+def test_a_pipe_is_not_waited_for(project: Path) -> None:
+    source = {"root": str(project / "images")}
+    before = digests(source)
+    os.mkfifo(project / "images/pipe.png")
+    assert digests(source) != before
+
+
 def test_a_full_disk_is_one_line(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,6 +169,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     with readable(path):
         if not path.exists():
             raise InputError(f"{path} does not exist; put the archive there or correct the path")
+        _refuse_pipe(path)
         raw = None if path.is_dir() else path.open("rb")
         names = [] if raw is not None else _checked_names(path, files_below(path))
     if raw is None:
@@ -193,7 +194,13 @@ def open_archive(path: Path) -> Iterator[Archive]:
 def require_readable(path: Path) -> None:
     """Raise an InputError that says why a file cannot be opened."""
     with readable(path):
+        _refuse_pipe(path)
         path.open("rb").close()
+
+
+def _refuse_pipe(path: Path) -> None:
+    if path.is_fifo():  # to open it would wait for a writer
+        raise InputError(f"{path} is a pipe; give a file")
 
 
 @contextmanager
