@@ -68,12 +68,8 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
     Raises:
         InputError: if the bytes are no image of a kind that ``decode`` knows.
     """
-    with _readable(name):
-        if data.startswith(_JPEG):
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            return width, height
-        with PIL.Image.open(io.BytesIO(_essential(data)), formats=_FORMATS) as file:
-            return file.size
+    with _decoding(name):
+        return _size(_essential(data), 0)
 
 
 def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
@@ -88,15 +84,15 @@ def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
         InputError: if the bytes are not a whole image, or it has more pixels.
     """
     pixels = limits().image_pixels if pixels is None else pixels
-    width, height = image_size(data, name)
+    with _decoding(name):
+        data = _essential(data)
+        width, height = _size(data, pixels)
     if width * height > pixels:
         raise InputError(
             f"{name} has {width}x{height} pixels, over the limit of {pixels}; make it smaller or raise "
             "limits.image_pixels"
         )
-    with _readable(name):
-        data = _essential(data)
-        _require_whole(data)
+    with _decoding(name):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise ValueError("a side or a size that OpenCV has no room for, whatever our limit is")
@@ -104,8 +100,8 @@ def decode(data: bytes, name: str, pixels: int | None = None) -> Image:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turn what a decoder raises, which may be anything, into an InputError."""
+def _decoding(name: str) -> Iterator[None]:
+    """Turn what a decoder raises, which may be anything, into an InputError that names the image."""
     try:
         yield
     except MemoryError:
@@ -135,21 +131,24 @@ def _essential(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _require_whole(data: bytes) -> None:
-    """Raise an error where a file is cut, which OpenCV would decode in part.
+def _size(data: bytes, pixels: int) -> tuple[int, int]:
+    """Width and height; an error where a file of at most so many pixels is cut, which OpenCV decodes in part.
 
     Of a JPEG all scans must be there: one that is cut between two of them decodes without a complaint, only
     coarser. One that its encoder left incomplete looks the same, and is refused too.
     """
     if data.startswith(_JPEG):  # Pillow and OpenCV ignore a premature end, of which libjpeg warns
-        space = simplejpeg.decode_jpeg_header(data)[2]
-        space = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
-        eighth = {"min_height": 1, "min_width": 1, "min_factor": 8}  # which is fast
-        simplejpeg.decode_jpeg(data, colorspace=space, **eighth)
-        _check_scans(data)
-    else:
-        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        if width * height <= pixels:
+            space = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
+            eighth = {"min_height": 1, "min_width": 1, "min_factor": 8}  # which is fast
+            simplejpeg.decode_jpeg(data, colorspace=space, **eighth)
+            _check_scans(data)
+        return width, height
+    with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+        if file.width * file.height <= pixels:
             file.load()
+        return file.size
 
 
 def _check_scans(jpeg: bytes) -> None:
