@@ -292,22 +292,24 @@ def test_select_ranks_as_if_the_others_were_not_there():
         selected.select(np.zeros(len(selected.valid), bool))
 
 
-def test_metrics_names_the_ranks_that_the_curve_has():
+def test_metrics_names_ranks_and_refuses_those_beyond_the_curve():
     generator = named_generator("test_ranking", "metrics")
     query, gallery = random_set(generator, 40, 8, 2), random_set(generator, 60, 8, 2)
-    found = rank(query, gallery, cmc_length=5)
-    metrics = found.metrics()
+    found = rank(query, gallery, cmc_length=4)
+    metrics = found.metrics(ranks=(1, 4))
     assert list(metrics) == [
         "rank1",
-        "rank5",
+        "rank4",
         "mAP",
         "mINP",
         "multi_shot.rank1",
-        "multi_shot.rank5",
+        "multi_shot.rank4",
         "queries",
     ]
-    assert metrics["rank5"] == found.single_shot_cmc[4]
-    assert metrics["multi_shot.rank5"] == found.cmc[4]
+    assert metrics["rank4"] == found.single_shot_cmc[3]
+    assert metrics["multi_shot.rank4"] == found.cmc[3]
+    with pytest.raises(InputError, match="Rank-5 is beyond"):
+        found.metrics(ranks=(1, 5))
 
 
 def test_nearest_agrees_with_sorting_and_leaves_out_the_same_camera():

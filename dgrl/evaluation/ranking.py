@@ -14,7 +14,7 @@ differently in different blocks. Positives tied with each other count one after 
 Percent everywhere: 0 to 100.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
@@ -108,14 +108,18 @@ class Ranking:
         """Some of the queries only, ``chosen`` [Q] bool; an InputError if none of them is valid."""
         return Ranking(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
         """The metrics to report: ``rank1`` ... are single-shot, as the paper's; the rest is multi-shot.
 
         Returns:
-            ``rank<k>``, ``mAP``, ``mINP``, ``multi_shot.rank<k>`` in percent, k being 1, 5 and 10 if the CMC
-            goes so far; ``queries`` valid.
+            ``rank<k>``, ``mAP``, ``mINP``, ``multi_shot.rank<k>`` in percent; ``queries`` valid.
+
+        Raises:
+            InputError: if a rank is not one of 1..K.
         """
-        ranks = [k for k in (1, 5, 10) if k <= self.single_shot.shape[1]]
+        length = self.single_shot.shape[1]
+        if wrong := [k for k in ranks if not 1 <= k <= length]:
+            raise InputError(f"Rank-{wrong[0]} is beyond the CMC; ask for ranks from 1 to {length}")
         single_shot, multi_shot = self.single_shot_cmc, self.cmc
         return {
             **{f"rank{k}": float(single_shot[k - 1]) for k in ranks},
