@@ -36,9 +36,9 @@ def located(source: "Section") -> Any:
 
 
 def dropped(kind: str) -> Path | None:
-    """The first entry of the drop folder whose name, without signs, begins with the kind's.
+    """The first entry of the drop folder whose name begins with the kind's; case and punctuation are ignored.
 
-    So is ``Market-1501-v15.09.15.zip`` of the kind market1501, and ``CUHK01.zip`` of none.
+    ``Market-1501-v15.09.15.zip`` is of the kind market1501, ``CUHK01.zip`` is of no kind.
 
     Raises:
         OSError: if the folder cannot be read.

@@ -72,7 +72,7 @@ def _inside(index: Index, path: Path) -> Mask:
 
     def is_inside(name: str) -> bool:
         if name.startswith(f"{root}{IN_TABLE}"):
-            return not Path(name).is_file()  # whose own name has the sign
+            return not Path(name).is_file()  # of a file the sign is a part of its name
         return name == root or name.startswith(f"{root}/")
 
     return np.array([is_inside(name) for name in index.rows.image_path], bool)

@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 def learning_rate(params: TrainParams, steps_per_epoch: int, step: int) -> float:
-    """Of an optimizer step, the first being 0: linear or constant warm-up, then a decay every few epochs."""
+    """The learning rate of an optimizer step, counted from 0: a warm-up, then a decay every few epochs.
+
+    The warm-up is linear from a hundredth, or at the constant ``warmup_rate``.
+    """
     epoch = step // steps_per_epoch
     rate = params.learning_rate * params.decay_factor ** (epoch // params.decay_every)
     warmup = params.warmup_epochs * steps_per_epoch
