@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dgrl.embedders.protocol import network_digest
 from dgrl.errors import InputError
 from dgrl.evaluation.adaptation import adapted, fit
 from dgrl.evaluation.calibration import calibrate
@@ -18,7 +19,7 @@ from dgrl.evaluation.keys import with_keys
 from dgrl.evaluation.params import EvaluateParams
 from dgrl.evaluation.ranking import Embeddings, rank
 from dgrl.extractor import Extractor
-from dgrl.files import atomic_folder, sha256
+from dgrl.files import atomic_folder
 from dgrl.image_bank import ImageBank, load_bank
 from dgrl.mlr.protocol import MlrParams, seen_by_lr_camera
 from dgrl.model.network import DGRL
@@ -52,8 +53,8 @@ def evaluate(dataset: str, params: Params, workers: int | None = None) -> dict[s
     query, gallery = _embed(extractor, query_bank, gallery_bank)
     factors = query_bank.keys.factor.to_numpy()
     ranking, metrics = evaluate_embeddings(query, gallery, factors, params.evaluate)
-    seed = params.evaluate.seed
-    calibration, calibrated = calibrate(query, gallery, factors, sha256(paths.model), seed)
+    seed, digest = params.evaluate.seed, network_digest([paths.model], flip=params.evaluate.flip)
+    calibration, calibrated = calibrate(query, gallery, factors, digest, seed)
     metrics |= calibrated
     if params.evaluate.adapt == "whiten":
         whitening = fit(*_adaptation_pairs(dataset, paths, extractor, size), seed)

@@ -87,7 +87,7 @@ def _images(path: Path) -> "list[Image]":
 def _export_hf(model: Path, out: Path, rcan: Path | None, whitening: Path | None, *, flip: bool) -> None:
     """The folder, with what the run's evaluation found, if that was of this network."""
     from dgrl.embedders.export_hf import export_hf
-    from dgrl.files import sha256
+    from dgrl.embedders.protocol import network_digest
     from dgrl.superres.upscale import own_rcan
     from pipeline.results import read_json
 
@@ -97,11 +97,13 @@ def _export_hf(model: Path, out: Path, rcan: Path | None, whitening: Path | None
     calibration, metrics = evaluated / "calibration.json", evaluated / "metrics.json"
     fitted = read_json(calibration, dict | None) if calibration.exists() else {}
     known = metrics.exists() and model.exists()
-    ours = known and (fitted is None or fitted.get("model") == sha256(model))  # null: too few persons for one
+    ours = known and (  # null: too few persons for one
+        fitted is None or fitted.get("model") == network_digest([model], flip=flip)
+    )
     if not ours:
         logger.warning(
-            "%s has no evaluation of this network: the model card has no metrics; run the stage evaluate "
-            "before", evaluated,
+            "%s has no evaluation of this network %s the mirror image: the model card has no metrics; run "
+            "the stage evaluate before, with that evaluate.flip", evaluated, "with" if flip else "without",
         )  # fmt: skip
     export_hf(
         model,
@@ -109,7 +111,7 @@ def _export_hf(model: Path, out: Path, rcan: Path | None, whitening: Path | None
         flip=flip,
         whitening=whitening,
         rcan=rcan,
-        calibration=calibration if ours and fitted else None,
+        calibration=calibration if ours and fitted and whitening is None else None,
         metrics=read_json(metrics) if ours else None,
     )
     logger.info("%s: read it and its README.md before you publish it", out)

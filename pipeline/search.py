@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -199,9 +198,7 @@ def open_index(
     if calibration is None and (fmr is not None or prior is not None):
         raise InputError("--fmr and --prior need a calibration.json of the model; evaluate writes it")
     chosen = 1 / max(2, len(found.rows)) if prior is None else prior
-    verdict = partial(_verdict, calibration, fmr, chosen)
-    verdict(0.0)  # a wrong option is refused before any query is embedded
-    return found, embedder, verdict
+    return found, embedder, _verdict(calibration, fmr, chosen)
 
 
 def _load(model: str, lr_below: int | None, rcan: Path | None) -> "Embedder":
@@ -229,27 +226,36 @@ def _calibration(model: Path, digest: str) -> "Calibration | None":
     calibration = Calibration.parse(values, "", str(path))
     if calibration.model == digest:
         return calibration
-    logger.warning("%s is of another model, so not used; run the stage evaluate again", path)
+    logger.warning(
+        "%s is of another network, or of this one with evaluate.flip: true, so not used; run the stage "
+        "evaluate again, or search by the folder of `dgrl export --format hf --flip`", path,
+    )  # fmt: skip
     return None
 
 
-def _verdict(calibration: "Calibration | None", fmr: float | None, prior: float, similarity: float) -> str:
-    """``same person 0.93``, or ``unknown``; nothing without a calibration."""
+def _verdict(calibration: "Calibration | None", fmr: float | None, prior: float) -> "Callable[[float], str]":
+    """From a similarity to ``same person 0.93``, or ``unknown``; to nothing without a calibration."""
     if calibration is None:
-        return ""
+        return lambda _: ""
     if not 0 < prior < 1:
         raise InputError(f"--prior {prior} is no probability; give one between 0 and 1")
     rates = sorted(map(float, calibration.thresholds))
-    if rates or fmr is not None:  # without rates its pairs were too few for any threshold
+    least = -math.inf  # where its pairs were too few for any threshold
+    if rates or fmr is not None:
         chosen = min(rates, key=lambda rate: abs(math.log(rate / FMR))) if fmr is None else fmr
         if chosen not in rates:
             allowed = ", ".join(f"{rate:g}" for rate in rates) or "none: its pairs are too few"
             raise InputError(
                 f"there is no threshold for a false-match rate of {chosen} (there are: {allowed})"
             )
-        if similarity <= calibration.thresholds[f"{chosen:g}"]:
+        least = calibration.thresholds[f"{chosen:g}"]
+
+    def answer(similarity: float) -> str:
+        if similarity <= least:
             return "unknown"
-    return f"same person {float(calibration.probability(similarity, prior)):.2f}"
+        return f"same person {float(calibration.probability(similarity, prior)):.2f}"
+
+    return answer
 
 
 def _table(answer: "Answer") -> Table:

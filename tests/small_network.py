@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from dgrl.embedders.adapted import save_whitening
+from dgrl.embedders.protocol import network_digest
 from dgrl.evaluation.adaptation import Whitening
-from dgrl.files import sha256
 from dgrl.image_bank import resize
 from dgrl.images import Image, decode
 from dgrl.model.inputs import normalise
@@ -59,7 +59,8 @@ def write_whitening(path: Path, model: Path, *, flip: bool, dimension: int = 32)
     rng = named_generator("whitening")
     matrix = np.eye(dimension) + 0.1 * rng.standard_normal((dimension, dimension))
     means = 0.05 * rng.standard_normal((2, dimension))
-    save_whitening(path, Whitening(means[0], means[1], matrix + matrix.T, 1.0, 100), sha256(model), flip=flip)
+    digest = network_digest([model], flip=flip)
+    save_whitening(path, Whitening(means[0], means[1], matrix + matrix.T, 1.0, 100), digest, flip=flip)
     return path
 
 

@@ -144,6 +144,9 @@ def test_a_trained_network_has_a_stem_for_each_resolution(tmp_path: Path) -> Non
     np.testing.assert_array_equal(embedder.embed(images(), "lr"), extractor.embed(images(), "sr"))
     np.testing.assert_array_equal(embedder.embed(images(), "hr"), extractor.embed(images(), "hr"))
     assert embedder.trained_on == {"viper/007"}
+    with_mirror_image = load_embedder(path, flip=True)
+    assert with_mirror_image.digest != embedder.digest  # its embeddings are others
+    assert (with_mirror_image.embed(images(), "hr") != embedder.embed(images(), "hr")).any()
 
 
 @pytest.mark.skipif(not BASELINES.is_dir(), reason="public networks are not here")

@@ -84,6 +84,10 @@ def test_evaluate_embedder_onnx_openvino_and_folder_agree(dgrl: Command) -> None
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "mit"
     calibration = json.loads(Path("folder/calibration.json").read_text())
     assert calibration["model"] == sha256(Path("folder/model.safetensors"))
+    status, said = dgrl("export", str(RUN.model), "--format", "hf", "--flip", "--out", "mirrored")
+    assert status == 0, said
+    assert not Path("mirrored/calibration.json").exists()  # evaluate.flip is false: of other embeddings
+    assert "It was not evaluated" in Path("mirrored/README.md").read_text()
 
 
 def test_the_command_says_what_it_found(dgrl: Command, caplog: pytest.LogCaptureFixture) -> None:

@@ -170,7 +170,7 @@ def test_calibration(tmp_path: Path, data: bytes, similarity: float) -> None:
     path.write_bytes(data)
     found: Calibration | None = attempt(lambda: _calibration(tmp_path / "m.onnx", "d"), str(path))
     if found is not None:
-        assert _verdict(found, None, 0.1, similarity).startswith(
+        assert _verdict(found, None, 0.1)(similarity).startswith(
             ("unknown", "same person 0", "same person 1")
         )
 

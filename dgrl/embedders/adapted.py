@@ -39,7 +39,7 @@ class Adapted:
 
 
 def save_whitening(path: Path, whitening: Whitening, network: str, *, flip: bool) -> None:
-    """Write a whitening, with the SHA-256 of the network's file and the ``flip`` that it was fitted with."""
+    """Write a whitening, with the network's digest and the ``flip`` that it was fitted with."""
     header = {"network": network, "flip": flip, "shrinkage": whitening.shrinkage, "pairs": whitening.pairs}
     tensors = {name: np.ascontiguousarray(getattr(whitening, name)) for name in TENSORS}
     with atomic_file(path) as building:
@@ -61,10 +61,10 @@ def load_whitening(path: Path, network: Embedder, *, flip: bool) -> Whitening:
         belongs, fitted = header["network"], header["flip"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is no whitening, or damaged ({one_line(error)}); adapt again") from None
-    if belongs != network.digest:
-        raise InputError(f"{path} belongs to another network than {network.name}; adapt this one")
     if fitted != flip:
         raise InputError(f"{path} was fitted with flip = {fitted}, not {flip}; embed as it was fitted")
+    if belongs != network.digest:
+        raise InputError(f"{path} belongs to another network than {network.name}; adapt this one")
     size = network.embed([], "hr").shape[1]
     if not (query_mean.shape == gallery_mean.shape == (size,) and matrix.shape == (size, size)):
         raise InputError(f"{path}: its means and its matrix do not fit the network; adapt again")

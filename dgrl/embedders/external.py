@@ -1,6 +1,5 @@
 """Networks that this project did not train: ONNX by onnxruntime, OpenVINO IR by openvino."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +10,10 @@ import numpy.typing as npt
 
 from dgrl.datasets.archive import require_readable
 from dgrl.embedders.preprocessing import Preprocessing, choose, input_size, prepare
-from dgrl.embedders.protocol import Resolution
+from dgrl.embedders.protocol import Resolution, network_digest
 from dgrl.errors import InputError, one_line
 from dgrl.evaluation.norms import require_norms
 from dgrl.extras import package
-from dgrl.files import sha256
 from dgrl.images import Image, check_images
 
 Floats = npt.NDArray[np.float32]
@@ -47,8 +45,7 @@ class ExternalNetwork:
         batch: int = BATCH,
     ) -> None:
         self.path, self.name = files[0], files[0].stem
-        digests = [sha256(file) for file in files]  # OpenVINO's weights are a file of their own
-        self.digest = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        self.digest = network_digest(files, flip=flip)
         self.megabytes = sum(file.stat().st_size for file in files) / 1e6
         self.trained_on: frozenset[str] = frozenset()  # which such files do not say
         self.run, self.params, self.flip, self.batch = run, params, flip, batch

@@ -1,11 +1,14 @@
 """What every embedder can do."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from dgrl.files import sha256
 from dgrl.images import Image
 
 Resolution = Literal["hr", "lr"]
@@ -16,7 +19,7 @@ class Embedder(Protocol):
 
     Attributes:
         name: for tables: the file's name without its suffix.
-        digest: of the file, or files, so that an index or a whitening knows the network that it belongs to.
+        digest: by which an index, a whitening or a calibration knows the network that it belongs to.
         height, width: of the network's input, in pixels.
         megabytes: size of the file or files.
         trained_on: ``<dataset>/<person>`` of the persons that it learned from, as far as its file says.
@@ -43,3 +46,14 @@ class Embedder(Protocol):
             InputError: naming the index of the first that is no such array.
         """
         ...
+
+
+def network_digest(files: Sequence[Path], *, flip: bool) -> str:
+    """SHA-256 of a network's file; of all files and ``flip`` where there are more, or it embeds with that.
+
+    Args:
+        files: the network's.
+        flip: whether an image is embedded as the sum of itself and its mirror image, which is another vector.
+    """
+    parts = [sha256(file) for file in files] + ["flip"] * flip
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

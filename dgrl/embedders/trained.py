@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dgrl.embedders.protocol import Resolution
+from dgrl.embedders.protocol import Resolution, network_digest
 from dgrl.errors import InputError
 from dgrl.extractor import Extractor
-from dgrl.files import sha256
 from dgrl.images import Image
 from dgrl.weights.published import trained_persons
 
@@ -19,7 +18,7 @@ class TrainedNetwork:
 
     def __init__(self, path: Path, *, flip: bool = False) -> None:
         self.extractor = Extractor.load(path, flip=flip)
-        self.name, self.digest = path.stem, sha256(path)
+        self.name, self.digest = path.stem, network_digest([path], flip=flip)
         self.height, self.width = self.extractor.height, self.extractor.width
         self.megabytes = path.stat().st_size / 1e6
         self.trained_on = trained_persons(path)
