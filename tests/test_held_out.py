@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from dgrl.model.losses import loss_terms
 from dgrl.model.network import DGRL
 from dgrl.model.params import LossParams
 from dgrl.random import named_generator
-from dgrl.training.batches import Batches
+from dgrl.training.batches import Batches, hold_out
 from dgrl.training.distributed import ALONE
 from dgrl.training.held_out import MEAN_AP, RANK1, HeldOut, best
 from dgrl.training.params import TrainParams
@@ -31,6 +33,15 @@ from dgrl.weights.initial import build
 CPU = torch.device("cpu")
 SMALL = MODEL.model_copy(update=dict.fromkeys(("restormer", "non_local", "side_branches", "galn"), False))
 Weights = dict[str, torch.Tensor]
+
+
+def test_a_share_of_the_persons_is_held_out_rounded_up() -> None:
+    for number in (1, 7, 100, 316):
+        persons = [str(person) for person in range(number)]
+        for percent in range(100):
+            held_out = hold_out(persons, percent / 100, seed=0)
+            assert len(held_out) == ceil(Fraction(percent, 100) * number)
+            assert set(held_out) <= set(persons)
 
 
 def banks(persons: int = 6, cameras: int = 3, images: int = 2) -> tuple[ImageBank, ImageBank]:

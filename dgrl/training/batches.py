@@ -108,7 +108,8 @@ class Batches:
 def hold_out(persons: Iterable[str], share: float, seed: int) -> list[str]:
     """Persons to keep out of training: a share of them, drawn by name, and at least one if any."""
     names = sorted(set(persons), key=lambda person: (named_seed("held_out", seed, person), person))
-    return sorted(names[: math.ceil(share * len(names))])
+    count = math.ceil(round(share * len(names), 9))  # 0.07 * 100 is 7.000000000000001
+    return sorted(names[:count])
 
 
 def _classes(bank: ImageBank, held_out: Collection[str]) -> tuple[int, Indices]:
