@@ -87,6 +87,10 @@ RUN = {
             for name in ("pool", "pool-lite", "synthetic", "viper-fine-tune", "viper-fine-tune-lite")
         }
         | {
+            f"model.height={height} -S model.width={height // 2}": "model.height=64 -S model.width=32"
+            for height in (192, 256)
+        }
+        | {
             "protocol.py": "protocol.py --trials 2",
             "range(0,10)": "range(0,2)",
             "range(0,3)": "range(0,1)",
