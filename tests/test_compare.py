@@ -178,7 +178,7 @@ def test_own_pairs_make_a_whitening(tmp_path: Path) -> None:
     network = channel_means(tmp_path / "means.onnx", ["N", 3, 32, 16])
     output = tmp_path / "whitening.safetensors"
     fitted = adapt(f"{network}@rgb", write_pairs(tmp_path), output)
-    again = load_whitening(output, load_embedder(network, "rgb"), flip=True)
+    again = load_whitening(output, load_embedder(network, "rgb", flip=True), flip=True)
     np.testing.assert_array_equal(fitted.matrix, again.matrix)
     assert fitted.pairs == 100
 
