@@ -49,11 +49,13 @@ class Embedder(Protocol):
 
 
 def network_digest(files: Sequence[Path], *, flip: bool) -> str:
-    """SHA-256 of a network's file; of all files and ``flip`` where there are more, or it embeds with that.
+    """The SHA-256 that identifies a network and its embeddings.
+
+    That of its file, if it is one and ``flip`` is not set; else that of the files' digests and of ``flip``.
 
     Args:
-        files: the network's.
-        flip: whether an image is embedded as the sum of itself and its mirror image, which is another vector.
+        files: the network's; OpenVINO keeps the weights in a second one.
+        flip: whether it embeds an image as the sum of itself and its mirror image, so to other embeddings.
     """
     parts = [sha256(file) for file in files] + ["flip"] * flip
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def learning_rate(params: TrainParams, steps_per_epoch: int, step: int) -> float:
-    """The learning rate of an optimizer step, counted from 0: a warm-up, then a decay every few epochs.
+    """The learning rate of an optimizer step, the first being 0: a warm-up, then a decay every few epochs.
 
     The warm-up is linear from a hundredth, or at the constant ``warmup_rate``.
     """
