@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from dgrl.datasets.catalog import KINDS
 from dgrl.parallel.processes import usable_cores
+from pipeline.origin import installed
 from pipeline.paths import dropped
 
 NEEDED = ("torch", "torchvision", "basicsr-fixed", "dvc", "dvclive", "opencv-python", "pyarrow", "pandas")
@@ -30,11 +31,11 @@ def doctor() -> tuple[list[str], list[str]]:
     """Lines that say what there is, and lines that say what is missing and how to get it."""
     missing: list[str] = []
     lines = [f"dgrl {version('dgrl')}, Python {platform.python_version()}, {platform.platform()}"]
-    lines.append(", ".join(f"{name} {_version(name) or 'missing'}" for name in NEEDED))
-    missing += [f"{name}: pip install {name}" for name in NEEDED if not _version(name)]
-    lines += _devices() if _version("torch") else []
+    lines.append(", ".join(f"{name} {installed(name) or 'missing'}" for name in NEEDED))
+    missing += [f"{name}: pip install {name}" for name in NEEDED if not installed(name)]
+    lines += _devices() if installed("torch") else []
     lines += _disk(missing)
-    here = [name for name, (packages, _) in EXTRAS.items() if all(map(_version, packages))]
+    here = [name for name, (packages, _) in EXTRAS.items() if all(map(installed, packages))]
     lines.append(f"extras: {', '.join(here) or 'none'}")
     missing += [
         f"optional: {name}, {use}: pip install 'dgrl[{name}]'"
@@ -45,13 +46,6 @@ def doctor() -> tuple[list[str], list[str]]:
     if shutil.which("git") is None:
         missing.append("git: experiments (dvc exp, dgrl ablate) want it; install your system's package git")
     return lines, missing
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _devices() -> Iterator[str]:

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dgrl.evaluation.params import EvaluateParams
@@ -11,6 +11,8 @@ from dgrl.files import sha256
 from pipeline.params import as_scalar
 from pipeline.paths import Paths
 from pipeline.results import read_json
+
+_OPENCV = [f"opencv{kind}-python{screen}" for kind in ("", "-contrib") for screen in ("", "-headless")]
 
 
 def every_option(
@@ -44,11 +46,21 @@ def origin(paths: Paths, digests: Mapping[str, str], config: Mapping[str, Any]) 
     return {
         "commit": _commit() or "no git repository",
         "Python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: installed(package) or "unknown" for package in packages},
         "SHA-256 of the network": sha256(paths.model),
         "SHA-256 of the weights it started from": config.get("weights_sha256") or "random weights",
         **{f"digest of {table}": digest for table, digest in digests.items()},
     }
+
+
+def installed(package: str) -> str | None:
+    """Version of a package, None without it; OpenCV may come from any package that brings ``cv2``."""
+    for name in _OPENCV if package in _OPENCV else (package,):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def _commit() -> str | None:

@@ -2,12 +2,14 @@
 
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import doctor as doctors
+from pipeline import origin as origins
 from pipeline.doctor import doctor
 from pipeline.experiments import runs as module
 from pipeline.experiments.runs import runs
@@ -72,7 +74,7 @@ def test_no_line_is_wider_than_80_columns_and_no_param_is_cut(shown: list[dict[s
 
 def test_the_doctor_says_what_is_here_and_how_to_get_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = ("ray", "onnxscript")
-    monkeypatch.setattr(doctors, "_version", lambda name: None if name in gone else "1.2.3")
+    monkeypatch.setattr(doctors, "installed", lambda name: None if name in gone else "1.2.3")
     lines, missing = doctor()
     text = "\n".join(lines)
     for said in ("torch 1.2.3", "CPU: ", "bf16", "disk: "):
@@ -80,8 +82,23 @@ def test_the_doctor_says_what_is_here_and_how_to_get_what_is_not(monkeypatch: py
     assert "optional: ray, to split on a cluster: pip install 'dgrl[ray]'" in missing
     assert re.findall(r"dgrl\[(\w+)\]", "".join(missing)) == ["onnx", "ray"]
     assert "extras: search, app, " in text
-    monkeypatch.setattr(doctors, "_version", lambda name: None)
+    monkeypatch.setattr(doctors, "installed", lambda name: None)
     assert "torch: pip install torch" in doctor()[1]
+
+
+def test_opencv_may_be_the_headless_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many containers, where the report of stage evaluate found no package of that name."""
+
+    def version(name: str) -> str:
+        if name == "opencv-python-headless":
+            return "5.0.0"
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(origins, "version", version)
+    lines, missing = doctor()
+    assert "opencv-python 5.0.0" in lines[1]
+    assert "torch: pip install torch" in missing
+    assert not any("opencv" in line for line in missing)
 
 
 def test_the_doctor_knows_every_extra() -> None:
