@@ -3,7 +3,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test coverage pages trust lock audit site install
+.PHONY: repro test gpu coverage pages trust lock audit site install
 
 repro: install
 	dvc repro
@@ -13,6 +13,10 @@ test: .venv/installed-dev
 	ruff format --check
 	mypy
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# The tests that need a GPU; `make test` computes on the CPU, also beside one.
+gpu: .venv/installed-dev
+	DGRL_GPU=1 pytest -m gpu
 
 # The lines of the product that no test runs, and whether they are more than pyproject.toml allows. Apart from
 # `make test`, which it would slow down: Python 3.11 has no cheap way to watch lines.

@@ -1,5 +1,6 @@
 """For all tests: no connection but to this machine; and what the fuzz tests ask of pytest."""
 
+import os
 import socket
 import sys
 from collections.abc import Generator, Iterator
@@ -11,6 +12,10 @@ from browser import Browser
 from command_line import dgrl, project
 
 __all__ = ["dgrl", "project"]  # fixtures
+
+# All but the tests of `make gpu` compute on the CPU: they compare bytes, or start more ranks than GPUs.
+if "DGRL_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 OWN = {"localhost"} | {each.address for found in psutil.net_if_addrs().values() for each in found}
 _connections: list[str] = []  # to other machines

@@ -160,7 +160,9 @@ def test_the_result_is_the_moving_average_of_the_weights(tmp_path: Path) -> None
             torch.testing.assert_close(tensor.double(), average[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU (make gpu)")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_no_step_waits_for_a_gpu() -> None:
     device = torch.device("cuda")
     hr, sr = (ImageBank(bank.images.to(device), bank.keys) for bank in banks())
