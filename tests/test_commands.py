@@ -92,6 +92,7 @@ RUN = {
         }
         | {
             "protocol.py": "protocol.py --trials 2",
+            "train.epochs=13": "train.epochs=2",
             "range(0,10)": "range(0,2)",
             "range(0,3)": "range(0,1)",
         },

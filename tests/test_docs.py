@@ -60,7 +60,7 @@ def test_the_tables_of_experiments_are_those_of_their_runs() -> None:
     runs, page = script("runs"), (ROOT / "docs/results.md").read_text()
     for name in (
         "fine-tuned", "fine-tuned-caviar", "fine-tuned-lite", "fine-tuned-lite-256", "adapted-lite",
-        "fine-tuned-lite-caviar", "components-lite", "study-lite",
+        "fine-tuned-lite-caviar", "components-lite", "study-lite", "fine-tuned-lite-gpu",
     ):  # fmt: skip
         assert f"python docs/runs.py {name}" in page
         found = json.loads((ROOT / f"docs/results/{name}.json").read_text())
@@ -71,7 +71,7 @@ def test_the_readmes_rows_are_those_of_the_measurements() -> None:
     pooled = [Result(**each) for each in json.loads((ROOT / "docs/results/pooled.json").read_text())]
     names = ("rank1", "rank5", "rank10", "mAP")
     rows = [[mean_and_deviation(each, name) for name in names] for each in pooled if each.dataset == "viper"]
-    for name in ("fine-tuned", "fine-tuned-lite-256"):
+    for name in ("fine-tuned", "fine-tuned-lite-256", "fine-tuned-lite-gpu"):
         tuned = script("runs").table(json.loads((ROOT / f"docs/results/{name}.json").read_text()))
         rows.append([cell.strip() for cell in tuned.splitlines()[2].split("|")[3:7]])
     for row in rows:
