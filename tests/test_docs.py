@@ -44,7 +44,7 @@ def test_the_image_of_the_stages_is_that_of_dvc_yaml() -> None:
     assert (ROOT / "docs/pipeline.svg").read_text() == script("readme_images").pipeline(stages)
 
 
-@pytest.mark.parametrize("name", ["viper", "caviar", "pooled", "pooled-lite"])
+@pytest.mark.parametrize("name", ["viper", "caviar", "pooled", "pooled-lite", "pooled-lite-gpu"])
 def test_the_results_are_those_of_the_measurements(name: str) -> None:
     measured = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     table = markdown([Result(**each) for each in measured])
