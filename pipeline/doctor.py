@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dgrl.datasets.catalog import KINDS
 from dgrl.parallel.processes import usable_cores
-from pipeline.origin import installed
+from pipeline.origin import installed_version
 from pipeline.paths import dropped
 
 NEEDED = ("torch", "torchvision", "basicsr-fixed", "dvc", "dvclive", "opencv-python", "pyarrow", "pandas")
@@ -31,11 +31,11 @@ def doctor() -> tuple[list[str], list[str]]:
     """Lines that say what there is, and lines that say what is missing and how to get it."""
     missing: list[str] = []
     lines = [f"dgrl {version('dgrl')}, Python {platform.python_version()}, {platform.platform()}"]
-    lines.append(", ".join(f"{name} {installed(name) or 'missing'}" for name in NEEDED))
-    missing += [f"{name}: pip install {name}" for name in NEEDED if not installed(name)]
-    lines += _devices() if installed("torch") else []
+    lines.append(", ".join(f"{name} {installed_version(name) or 'missing'}" for name in NEEDED))
+    missing += [f"{name}: pip install {name}" for name in NEEDED if not installed_version(name)]
+    lines += _devices() if installed_version("torch") else []
     lines += _disk(missing)
-    here = [name for name, (packages, _) in EXTRAS.items() if all(map(installed, packages))]
+    here = [name for name, (packages, _) in EXTRAS.items() if all(map(installed_version, packages))]
     lines.append(f"extras: {', '.join(here) or 'none'}")
     missing += [
         f"optional: {name}, {use}: pip install 'dgrl[{name}]'"

@@ -12,7 +12,12 @@ from pipeline.params import as_scalar
 from pipeline.paths import Paths
 from pipeline.results import read_json
 
-_OPENCV = [f"opencv{kind}-python{screen}" for kind in ("", "-contrib") for screen in ("", "-headless")]
+_OPENCV = (  # each brings cv2
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
 
 
 def every_option(
@@ -46,15 +51,15 @@ def origin(paths: Paths, digests: Mapping[str, str], config: Mapping[str, Any]) 
     return {
         "commit": _commit() or "no git repository",
         "Python": platform.python_version(),
-        **{package: installed(package) or "unknown" for package in packages},
+        **{package: installed_version(package) or "unknown" for package in packages},
         "SHA-256 of the network": sha256(paths.model),
         "SHA-256 of the weights it started from": config.get("weights_sha256") or "random weights",
         **{f"digest of {table}": digest for table, digest in digests.items()},
     }
 
 
-def installed(package: str) -> str | None:
-    """Version of a package, None without it; OpenCV may come from any package that brings ``cv2``."""
+def installed_version(package: str) -> str | None:
+    """Version of a package, None without it; for ``opencv-python`` also that of OpenCV's other packages."""
     for name in _OPENCV if package in _OPENCV else (package,):
         try:
             return version(name)

@@ -3,6 +3,7 @@
 import json
 import re
 from html import unescape
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from test_report_browser import HIDDEN, WIDER
 from dgrl.model.network import DGRL
 from dgrl.superres.pretrain import publish_nothing
 from dgrl.weights.published import save_model
+from pipeline import origin as origins
 from pipeline.cache_sr import cache_sr
 from pipeline.download import download
 from pipeline.evaluate import evaluate
@@ -101,6 +103,19 @@ def test_nothing_of_a_runs_report_is_cut_off(browser: Browser, folder: Path, pag
     browser.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert browser.evaluate(WIDER) == []
     assert browser.evaluate(HIDDEN) == []
+
+
+def test_the_origin_names_opencv_from_another_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many containers: the report ended with a traceback where it found no ``opencv-python``."""
+
+    def version(name: str) -> str:
+        if name == "opencv-python":
+            raise PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(origins, "version", version)
+    assert origins.origin(Paths(DATASET), {}, {})["opencv-python"] == "1.2.3"
 
 
 def test_there_is_a_row_for_each_factor_and_camera_pair(page: str) -> None:

@@ -74,7 +74,7 @@ def test_no_line_is_wider_than_80_columns_and_no_param_is_cut(shown: list[dict[s
 
 def test_the_doctor_says_what_is_here_and_how_to_get_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = ("ray", "onnxscript")
-    monkeypatch.setattr(doctors, "installed", lambda name: None if name in gone else "1.2.3")
+    monkeypatch.setattr(doctors, "installed_version", lambda name: None if name in gone else "1.2.3")
     lines, missing = doctor()
     text = "\n".join(lines)
     for said in ("torch 1.2.3", "CPU: ", "bf16", "disk: "):
@@ -82,7 +82,7 @@ def test_the_doctor_says_what_is_here_and_how_to_get_what_is_not(monkeypatch: py
     assert "optional: ray, to split on a cluster: pip install 'dgrl[ray]'" in missing
     assert re.findall(r"dgrl\[(\w+)\]", "".join(missing)) == ["onnx", "ray"]
     assert "extras: search, app, " in text
-    monkeypatch.setattr(doctors, "installed", lambda name: None)
+    monkeypatch.setattr(doctors, "installed_version", lambda name: None)
     assert "torch: pip install torch" in doctor()[1]
 
 
