@@ -129,7 +129,9 @@ def ranks() -> Iterator[Ranks]:
     gpus = torch.cuda.device_count()
     if gpus:
         if local >= gpus:
-            raise InputError(f"{locals_} processes want a GPU each: here are {gpus}; lower train.processes")
+            raise InputError(
+                f"{locals_} processes need a GPU each, and this machine has {gpus}; lower train.processes"
+            )
         torch.cuda.set_device(local)
         dist.init_process_group("nccl", device_id=torch.device("cuda", local))
     else:
