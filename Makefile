@@ -14,7 +14,7 @@ test: .venv/installed-dev
 	mypy
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# The tests that need a GPU; `make test` computes on the CPU, also beside one.
+# The tests that need a GPU; `make test` computes on the CPU, also where there is one.
 gpu: .venv/installed-dev
 	DGRL_GPU=1 pytest -m gpu
 

@@ -1,4 +1,4 @@
-"""For all tests: no connection but to this machine; and what the fuzz tests ask of pytest."""
+"""For all tests: no GPU, no connection but to this machine; and what the fuzz tests ask of pytest."""
 
 import os
 import socket
